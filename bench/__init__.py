@@ -1,0 +1,1 @@
+"""The tables: effect, cost, parity. Run as ``python dev.py bench NAME``."""

@@ -1,0 +1,1 @@
+"""The mathematics: regions, targets, attention capture, losses, the guided step. Knows no node."""

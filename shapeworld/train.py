@@ -1,0 +1,264 @@
+"""Train shapeworld from scratch: ``vae``, then ``unet`` (text encoder and UNet together).
+
+    python -m shapeworld.train vae  --work DIR --steps 4000
+    python -m shapeworld.train unet --work DIR --steps 8000 --tokenizer HOST/comfy/sd1_tokenizer
+
+Every stage resumes from ``DIR/<stage>.pt``; asking for more ``--steps`` trains on. CPU or CUDA, bf16 autocast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from tqdm import tqdm
+
+from .networks import (
+    LATENT_SIDE,
+    SCALING,
+    Vocabulary,
+    build_text_encoder,
+    build_unet,
+    build_vae,
+    whiten_latents,
+)
+from .scenes import random_scene, render
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+COOLDOWN = 0.2  # last share of the steps, over which the learning rate falls to zero
+CAPTION_DROPOUT = 0.1
+SNR_CAP = 5.0
+VALIDATION = (
+    "a red circle and a blue bar on a gray background",
+    "a green square and a yellow circle on a white background",
+    "a blue square and a red bar on a black background",
+    "a yellow bar and a green circle on a gray background",
+    "a red square, a green bar and a blue circle on a white background",
+    "a yellow square on a black background",
+    "a blue circle and a red circle on a gray background",
+    "a green bar and a blue square on a white background",
+)
+
+
+def autocast() -> torch.autocast:
+    return torch.autocast(DEVICE, torch.bfloat16)
+
+
+def to_unit(images: np.ndarray) -> torch.Tensor:
+    """uint8 (n, h, w, 3) -> float (n, 3, h, w) in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def scenes(rng: np.random.Generator, count: int) -> tuple[np.ndarray, list[str]]:
+    """-> images uint8 (count, side, side, 3), captions."""
+    drawn = [random_scene(rng) for _ in range(count)]
+    return np.stack([render(scene, rng=rng)[0] for scene in drawn]), [scene.caption for scene in drawn]
+
+
+def learning_rate(base: float, step: int, steps: int) -> float:
+    """Warm-up, constant, linear cool-down: a run can be prolonged by resuming with more steps."""
+    return base * min(1.0, (step + 1) / 200, max(0.0, (steps - step) / (COOLDOWN * steps)))
+
+
+def save(path: Path, **parts: object) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(parts, partial)
+    partial.replace(path)
+
+
+def steps_of(state: dict, name: str, steps: int, save_every: int, keep: callable) -> Iterator[tuple[int, tqdm]]:
+    """Yield the steps that are left, with the progress bar; save on the way and at the end."""
+    bar = tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc=name, mininterval=5)
+    for step in bar:
+        yield step, bar
+        state["step"] = step + 1
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            keep()
+
+
+def train_vae(work: Path, steps: int, batch: int, base_rate: float) -> None:
+    vae = build_vae().to(DEVICE)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=base_rate, weight_decay=1e-4, fused=True)
+    path, state = work / "vae.pt", {"step": 0}
+    if path.exists():
+        saved = torch.load(path, map_location=DEVICE, weights_only=True)
+        vae.load_state_dict(saved["vae"])
+        optimizer.load_state_dict(saved["optimizer"])
+        state["step"] = saved["step"]
+    rng = np.random.default_rng(state["step"])
+
+    def keep() -> None:
+        save(path, vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=state["step"])
+
+    pool = to_unit(scenes(rng, 1500)[0])
+    for step, bar in steps_of(state, "vae", steps, 500, keep):
+        if step % 50 == 49:  # renew a part of the pool, so that no scene is seen often
+            pool[rng.integers(0, len(pool), 100)] = to_unit(scenes(rng, 100)[0])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(base_rate, step, steps)
+        # crops are cheap and learn the edges; whole images at the end settle the group statistics
+        crop, count = (48, batch) if step < (1 - COOLDOWN) * steps else (pool.shape[-1], max(2, batch // 7))
+        corners = rng.integers(0, pool.shape[-1] - crop + 1, (count, 2))
+        chosen = rng.integers(0, len(pool), count)
+        images = torch.stack([pool[i, :, y : y + crop, x : x + crop] for i, (y, x) in zip(chosen, corners, strict=True)])
+        images = images.to(DEVICE)
+        with autocast():
+            posterior = vae.encode(images).latent_dist
+            decoded = vae.decode(posterior.sample()).sample.float()
+        error = decoded - images
+        loss = error.abs().mean() + error.square().mean() + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+
+    vae.eval().requires_grad_(False)
+    probe = to_unit(scenes(np.random.default_rng(1), 256)[0]).to(DEVICE)
+    whiten_latents(vae, probe)
+    vae.save_pretrained(work / "vae")
+    decoded = vae.decode(vae.encode(probe[:8]).latent_dist.mean).sample
+    print(f"vae: mean absolute error {(decoded - probe[:8]).abs().mean().item() / 2:.4f} of full scale")
+    sheet(work / "vae.png", torch.cat([probe[:8], decoded]), columns=8)
+
+
+def sheet(path: Path, images: torch.Tensor, columns: int) -> None:
+    """Save images (n, 3, h, w) in [-1, 1] as one grid."""
+    n, _, h, w = images.shape
+    grid = images.float().cpu().reshape(n // columns, columns, 3, h, w).permute(0, 3, 1, 4, 2)
+    grid = grid.reshape(n // columns * h, columns * w, 3)
+    Image.fromarray(((grid.clamp(-1, 1) + 1) * 127.5).round().byte().numpy()).save(path)
+
+
+@torch.no_grad()
+def cached_latents(work: Path, vae: torch.nn.Module, vocabulary: Vocabulary, count: int) -> tuple[torch.Tensor, ...]:
+    """-> white latents float16 (count, 4, 16, 16) and token rows (count, 77), encoded once and kept on disk."""
+    path = work / f"latents-{count}.pt"
+    if not path.exists():
+        rng, latents, rows = np.random.default_rng(2), [], []
+        for _ in tqdm(range(count // 100), desc="latents", mininterval=5):
+            images, captions = scenes(rng, 100)
+            with autocast():
+                mean = vae.encode(to_unit(images).to(DEVICE)).latent_dist.mean
+            latents.append((mean * SCALING).half().cpu())
+            rows.append(vocabulary.encode(captions))
+        save(path, latents=torch.cat(latents), rows=torch.cat(rows))
+    cache = torch.load(path, weights_only=True)
+    return cache["latents"], cache["rows"]
+
+
+def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: Path, count: int) -> None:
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(work / "vae").to(DEVICE).eval().requires_grad_(False)
+    vocabulary = Vocabulary(tokenizer)
+    torch.manual_seed(0)
+    models = torch.nn.ModuleDict({"text": build_text_encoder(len(vocabulary)), "unet": build_unet()}).to(DEVICE)
+    optimizer = torch.optim.AdamW(models.parameters(), lr=base_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    ema = EMAModel(models.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
+    path, state = work / "unet.pt", {"step": 0}
+    if path.exists():
+        saved = torch.load(path, map_location=DEVICE, weights_only=True)
+        models.load_state_dict(saved["models"])
+        optimizer.load_state_dict(saved["optimizer"])
+        ema.load_state_dict(saved["ema"])
+        state["step"] = saved["step"]
+    ema.to(DEVICE)
+    generator = torch.Generator().manual_seed(state["step"])
+    latents, rows = cached_latents(work, vae, vocabulary, count)
+    empty = vocabulary.encode([""])
+    noise_schedule = DDPMScheduler(**SCHEDULE)
+    cumulative = noise_schedule.alphas_cumprod
+    snr = cumulative / (1 - cumulative)
+    # min-SNR weighting (Hang et al. 2023) as a sampling density: same expectation, less variance
+    density = snr.clamp(max=SNR_CAP) / snr
+
+    def keep() -> None:
+        save(
+            path,
+            models=models.state_dict(),
+            optimizer=optimizer.state_dict(),
+            ema=ema.state_dict(),
+            step=state["step"],
+        )
+
+    started, log = time.time(), (work / "unet.log").open("a")
+    average = 1.0
+    for step, bar in steps_of(state, "unet", steps, 500, keep):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(base_rate, step, steps)
+        chosen = torch.randint(len(latents), (batch,), generator=generator)
+        clean = latents[chosen].float().to(DEVICE)
+        tokens = torch.where(torch.rand(batch, 1, generator=generator) < CAPTION_DROPOUT, empty, rows[chosen])
+        noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
+        timesteps = torch.multinomial(density, batch, replacement=True, generator=generator)
+        noisy = noise_schedule.add_noise(clean, noise, timesteps.to(DEVICE))
+        with autocast():
+            context = models["text"](tokens.to(DEVICE)).last_hidden_state
+            predicted = models["unet"](noisy, timesteps.to(DEVICE), context).sample
+        loss = F.mse_loss(predicted.float(), noise)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(models.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.step(models.parameters())
+        average += 0.01 * (loss.item() - average)
+        bar.set_postfix(loss=f"{average:.4f}", refresh=False)
+        if (step + 1) % 500 == 0:
+            ema.store(models.parameters())
+            ema.copy_to(models.parameters())
+            images = generate(models["text"], models["unet"], vae, vocabulary, VALIDATION)
+            ema.restore(models.parameters())
+            sheet(work / f"sample-{step + 1:06d}.png", images, columns=len(VALIDATION))
+            print(f"{step + 1} {average:.4f} {time.time() - started:.0f}s", file=log, flush=True)
+
+    ema.copy_to(models.parameters())
+    models["unet"].save_pretrained(work / "unet")
+    models["text"].save_pretrained(work / "text_encoder")
+
+
+@torch.no_grad()
+def generate(text, unet, vae, vocabulary: Vocabulary, prompts, steps: int = 20, scale: float = 4.0) -> torch.Tensor:
+    """Deterministic DDIM with classifier-free guidance. -> images (2 * prompts, 3, h, w) in [-1, 1], two seeds each."""
+    scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    scheduler.set_timesteps(steps)
+    captions = [*prompts, *prompts]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(len(captions), 4, LATENT_SIDE, LATENT_SIDE, generator=generator).to(DEVICE)
+    context = text(vocabulary.encode([*captions, *[""] * len(captions)]).to(DEVICE)).last_hidden_state
+    for t in scheduler.timesteps:
+        conditional, unconditional = unet(torch.cat([x, x]), t, context).sample.chunk(2)
+        x = scheduler.step(unconditional + scale * (conditional - unconditional), t, x).prev_sample
+    return vae.decode(x / SCALING).sample
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("vae", "unet"))
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, caches and samples")
+    parser.add_argument("--steps", type=int, required=True, help="total steps, those of earlier runs included")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=None, help="learning rate (default 1e-3 vae, 5e-4 unet)")
+    parser.add_argument("--tokenizer", type=Path, help="the host's comfy/sd1_tokenizer folder (unet)")
+    parser.add_argument("--scenes", type=int, default=30_000, help="how many scenes to encode and cache (unet)")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.stage == "vae":
+        train_vae(args.work, args.steps, args.batch, args.rate or 1e-3)
+    elif args.tokenizer is None:
+        parser.error("the unet stage needs --tokenizer")
+    else:
+        train_unet(args.work, args.steps, args.batch, args.rate or 5e-4, args.tokenizer, args.scenes)
+
+
+if __name__ == "__main__":
+    main()

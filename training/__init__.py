@@ -1,0 +1,1 @@
+"""Dataset preparation and trainers, run as ``python -m limelight.training.<name>``."""
