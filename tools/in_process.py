@@ -1,0 +1,51 @@
+"""The host imported into this Python process, for tests and benches that call its classes directly."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from .torchvision_ops import define_missing_operators
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def host_path() -> Path:
+    """-> the ComfyUI source folder: ``COMFYUI_PATH`` when set, otherwise the copy that ``dev.py`` unpacked.
+
+    Raises FileNotFoundError when neither holds ComfyUI.
+    """
+    path = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "comfyui").resolve()
+    if not (path / "comfy" / "sd.py").is_file():
+        raise FileNotFoundError(
+            f"no ComfyUI at {path}: run `python dev.py test --collect-only` once (it fetches a copy), or set COMFYUI_PATH"
+        )
+    return path
+
+
+def import_host(base_directory: str | os.PathLike | None = None, cpu: bool = True) -> Path:
+    """Import the host's ``comfy``, ``nodes`` and ``execution`` modules; -> its path. Calling it again does nothing more.
+
+    base_directory: where the host keeps input/, output/, temp/ and models/; a new temporary folder by default, so that
+    nothing is written beside the host's source. cpu: run on the CPU even where CUDA is at hand.
+    """
+    path = host_path()
+    if "comfy.model_management" in sys.modules:
+        return path
+    define_missing_operators()
+    # In front: the current folder may be the repository, whose nodes/ would hide the host's nodes.py.
+    sys.path.insert(0, str(path))
+    from comfy.cli_args import args
+
+    args.cpu = cpu
+    args.base_directory = str(base_directory or tempfile.mkdtemp(prefix="limelight-host-"))
+    # Before nodes.py: it puts comfy/ first on sys.path, and `utils` would then mean comfy/utils.py.
+    import utils.extra_config
+    import utils.install_util  # noqa: F401
+
+    import execution  # noqa: F401
+    import nodes  # noqa: F401
+
+    return path
