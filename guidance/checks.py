@@ -1,0 +1,59 @@
+"""Checks of plain JSON values. Each raises `LimelightError` with the place, what was found and what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import LimelightError
+
+
+def number(value: Any, path: str, low: float, high: float, remedy: str = "") -> float:
+    """A finite number from ``low`` to ``high`` as a float."""
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not real or not low <= value <= high:  # NaN fails every comparison
+        raise LimelightError(
+            f"{path}: found {show(value)}; expected a number from {low:g} to {high:g}. {remedy}".strip()
+        )
+    return float(value)
+
+
+def whole(value: Any, path: str, low: int, high: int, remedy: str = "") -> int:
+    """A whole number from ``low`` to ``high``."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise LimelightError(
+            f"{path}: found {show(value)}; expected a whole number from {low} to {high}. {remedy}".strip()
+        )
+    return value
+
+
+def listed(value: Any, path: str, least: int, most: int, of: str) -> Sequence:
+    """A list or tuple of ``least`` to ``most`` items."""
+    if not isinstance(value, (list, tuple)) or not least <= len(value) <= most:
+        found = f"{len(value)} of them" if isinstance(value, (list, tuple)) else show(value)
+        count = f"{least}" if least == most else f"{least} to {most}"
+        raise LimelightError(f"{path}: found {found}; expected a list of {count} {of}.")
+    return value
+
+
+def mapping(value: Any, path: str, keys: tuple[str, ...]) -> Mapping:
+    """An object that has no keys but ``keys``: a misspelt key would otherwise be lost in silence."""
+    if not isinstance(value, Mapping):
+        raise LimelightError(f"{path}: found {show(value)}; expected an object with {', '.join(keys)}.")
+    for key in value:
+        if key not in keys:
+            raise LimelightError(f"{path}: found the unknown key {show(key)}; expected {', '.join(keys)}.")
+    return value
+
+
+def show(value: Any) -> str:
+    """A short readable form of any value for an error."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, int) and value.bit_length() > 150:
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:57] + "...")
+    if isinstance(value, (int, float)):
+        return str(value)
+    return f"a value of type {type(value).__name__}"
