@@ -1,0 +1,96 @@
+"""Development-only ComfyUI node: loads shapeworld as an ordinary MODEL, CLIP and VAE of the host.
+
+A custom-node folder by itself (the host sees it as ``limelight_shapeworld``): it imports nothing from the pack.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+WEIGHTS = Path(__file__).resolve().parent / "shapeworld.safetensors"
+
+
+def load(path: Path = WEIGHTS):
+    """-> (ModelPatcher, CLIP, VAE), built from the host's own SD1 classes with the sizes in the file's metadata."""
+    import comfy.utils
+
+    state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    sizes = json.loads(metadata["shapeworld"])
+    return load_model(state, sizes["unet"]), load_clip(state, sizes["text"]), load_vae(state, sizes["vae"])
+
+
+def load_model(state: dict, unet_config: dict):
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    device = comfy.model_management.get_torch_device()
+    config = comfy.supported_models.SD15(dict(unet_config))
+    config.unet_config = dict(unet_config)  # the class forces 8 heads; the file says how many there are
+    dtype = comfy.model_management.unet_dtype(supported_dtypes=list(config.supported_inference_dtypes))
+    config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device))
+    model = config.get_model(state, "model.diffusion_model.", device=comfy.model_management.unet_offload_device())
+    model.load_model_weights(state, "model.diffusion_model.")
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return patcher(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
+
+
+def load_clip(state: dict, text_config: dict):
+    import comfy.sd
+    import comfy.sd1_clip
+    import comfy.supported_models_base
+    import torch
+
+    prefix = "cond_stage_model."
+    weights = {"clip_l." + key[len(prefix) :]: state[key] for key in list(state) if key.startswith(prefix)}
+    embedding = "clip_l.transformer.text_model.embeddings.token_embedding.weight"
+    stored, ids = weights[embedding], state["shapeworld.clip_ids"]
+    spread = stored[:1].repeat(49408, 1)  # row 0 stands for every word that shapeworld never saw
+    spread[ids] = stored[1:]
+    weights[embedding] = spread
+    weights["clip_l.transformer.text_projection.weight"] = torch.eye(stored.shape[1], dtype=stored.dtype)
+    target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
+    clip = comfy.sd.CLIP(target, model_options={"clip_l_model_config": text_config})
+    missing, unexpected = clip.load_sd(weights, full_model=True)
+    missing = [key for key in missing if not key.endswith("logit_scale")]
+    if missing or unexpected:
+        raise ValueError(f"shapeworld text encoder: missing {missing}, unexpected {unexpected}")
+    return clip
+
+
+def load_vae(state: dict, vae_config: dict):
+    import comfy.sd
+
+    prefix = "first_stage_model."
+    weights = {key[len(prefix) :]: state[key] for key in list(state) if key.startswith(prefix)}
+    return comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": vae_config, "embed_dim": 4}})
+
+
+async def comfy_entrypoint():
+    from comfy_api.latest import ComfyExtension, io
+
+    class ShapeworldLoader(io.ComfyNode):
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            return io.Schema(
+                node_id="ShapeworldLoader",
+                display_name="Load Shapeworld (development)",
+                category="limelight/development",
+                description="A tiny SD1-kind model of coloured shapes at 128 x 128, for trying and measuring Limelight.",
+                outputs=[
+                    io.Model.Output(tooltip="The UNet (epsilon prediction, SD1 schedule)."),
+                    io.Clip.Output(tooltip="The text encoder, with the SD1 tokenizer."),
+                    io.Vae.Output(tooltip="The autoencoder, 8x."),
+                ],
+            )
+
+        @classmethod
+        def execute(cls) -> io.NodeOutput:
+            return io.NodeOutput(*load())
+
+    class Extension(ComfyExtension):
+        async def get_node_list(self) -> list[type[io.ComfyNode]]:
+            return [ShapeworldLoader]
+
+    return Extension()
