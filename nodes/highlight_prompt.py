@@ -1,0 +1,130 @@
+"""Nodes that bind highlights to the words of a prompt."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from node_helpers import conditioning_set_values
+
+from ..guidance.binding import KEY, bind, bind_to, merge_bound
+from ..guidance.document import parse
+from ..guidance.errors import LimelightError
+from ..guidance.prompt_tokens import BREAK, PromptTokens, read_prompt, tokenize
+
+Highlights = io.Custom("HIGHLIGHTS")
+
+
+class LimelightHighlightPrompt(io.ComfyNode):
+    """CLIP Text Encode that also tells the sampler where the highlighted phrases go."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LimelightHighlightPrompt",
+            display_name="Highlight Prompt",
+            category="limelight/highlight",
+            description="Encodes a prompt as CLIP Text Encode does, and binds highlights to its words. Highlight "
+            "Guidance on the model reads them. Without highlights the result is that of CLIP Text Encode.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder: SD 1.x, SD 2.x or SDXL."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="The prompt. It must contain the phrase of every highlight, as whole words.",
+                ),
+                Highlights.Input("highlights", tooltip="Which phrase goes where. An empty document changes nothing."),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="conditioning", tooltip="The encoded prompt with its highlights, for a sampler."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, text, highlights) -> io.NodeOutput:
+        document = parse(highlights)
+        tokens = tokenize(clip, text)
+        # before the encoding, so that a mistake shows at once; without highlights any text encoder will do
+        values = {KEY: bind(clip, text, document)} if document.highlights else {}
+        conditioning = clip.encode_from_tokens_scheduled(tokens)
+        return io.NodeOutput(conditioning_set_values(conditioning, values))
+
+
+class LimelightHighlightBind(io.ComfyNode):
+    """Binds highlights to a conditioning that another node encoded."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LimelightHighlightBind",
+            display_name="Highlight Bind",
+            category="limelight/highlight",
+            description="Binds highlights to a conditioning that another node encoded from the same text. Chain two to "
+            "bind both texts of a Conditioning (Concat).",
+            inputs=[
+                io.Conditioning.Input("conditioning", tooltip="The encoded prompt. Every entry gets the highlights."),
+                io.Clip.Input("clip", tooltip="The text encoder that made the conditioning."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="The text that the conditioning was made from, exactly as it was encoded.",
+                ),
+                Highlights.Input("highlights", tooltip="Which phrase goes where. An empty document changes nothing."),
+                io.Int.Input(
+                    "first_chunk",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    optional=True,
+                    tooltip="How many chunks of 77 tokens of other text come before this text in the conditioning. 0 "
+                    "unless Conditioning (Concat) put it behind another prompt.",
+                ),
+                io.Boolean.Input(
+                    "break_starts_chunk",
+                    default=False,
+                    optional=True,
+                    tooltip="On for a node that encodes the parts between BREAK on their own. Off for ComfyUI's own "
+                    "nodes, for which BREAK is a word like any other.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="conditioning",
+                    tooltip="The same conditioning with the highlights added to those that it has.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, conditioning, clip, text, highlights, first_chunk=0, break_starts_chunk=False) -> io.NodeOutput:
+        document = parse(highlights)
+        if not document.highlights:
+            return io.NodeOutput(conditioning)
+        prompt = read_prompt(clip, text, first_chunk, break_starts_chunk)
+        bound = bind_to(clip, prompt, document)
+        result = []
+        for tensor, options in conditioning:
+            if tensor.shape[1] != prompt.length:
+                other = read_prompt(clip, text, first_chunk, not break_starts_chunk) if BREAK.search(text) else prompt
+                _check_columns(tensor.shape[1], prompt, other, first_chunk)
+            result += conditioning_set_values([[tensor, options]], {KEY: merge_bound(options.get(KEY), bound)})
+        return io.NodeOutput(result)
+
+
+def _check_columns(columns: int, prompt: PromptTokens, other: PromptTokens, first_chunk: int) -> None:
+    """Raises LimelightError unless so many columns can hold the prompt. ``other``: the same with BREAK read otherwise."""
+    if columns == other.length:
+        raise LimelightError(
+            f"break_starts_chunk: the conditioning has {columns} tokens, and the text takes {prompt.length} with this "
+            f"setting, {other.length} with the other. Switch it, or take BREAK out of the text."
+        )
+    if columns < prompt.length:
+        raise LimelightError(
+            f"conditioning: found {columns} tokens; the text takes {prompt.length} (first_chunk is {first_chunk}). "
+            "Give the text and the clip that the conditioning was encoded with."
+        )
+
+
+NODES = [LimelightHighlightPrompt, LimelightHighlightBind]
