@@ -1,6 +1,6 @@
 """Write the trained networks as one safetensors file in the layout of an SD1 checkpoint.
 
-    python -m shapeworld.export --work DIR --host HOST --out shapeworld/nodes/shapeworld.safetensors
+    python -m limelight.shapeworld.export --work DIR --host HOST --out shapeworld/nodes/shapeworld.safetensors
 
 Only the embedding rows of the words that the scenes use are stored; the loader spreads them over CLIP's 49,408.
 """
@@ -13,11 +13,14 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import CLIPTextModel
 
 from .networks import HEADS, MAX_TOKENS, TEXT_LAYERS, TEXT_WIDTH, UNET_CHANNELS, Vocabulary
+
+# isort: split
+# after .networks, which makes torchvision importable
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel
 
 
 def unet_config(in_channels: int) -> dict:

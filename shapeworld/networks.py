@@ -9,10 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .scenes import BACKGROUNDS, COLOURS, SHAPES
+from ..tools.torchvision_ops import define_missing_operators
+
+define_missing_operators()  # before diffusers and transformers, which import torchvision
+
+from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: E402
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: E402
+
+from .scenes import BACKGROUNDS, COLOURS, SHAPES  # noqa: E402
 
 SCALING = 0.18215  # the host's SD1 latent format multiplies by this
 LATENT_SIDE = 16

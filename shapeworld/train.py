@@ -1,7 +1,7 @@
 """Train shapeworld from scratch: ``vae``, then ``unet`` (text encoder and UNet together).
 
-    python -m shapeworld.train vae  --work DIR --steps 4000
-    python -m shapeworld.train unet --work DIR --steps 8000 --tokenizer HOST/comfy/sd1_tokenizer
+    python -m limelight.shapeworld.train vae  --work DIR --steps 4000
+    python -m limelight.shapeworld.train unet --work DIR --steps 8000 --tokenizer HOST/comfy/sd1_tokenizer
 
 Every stage resumes from ``DIR/<stage>.pt``; asking for more ``--steps`` trains on. CPU or CUDA, bf16 autocast.
 """
@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DDPMScheduler
-from diffusers.training_utils import EMAModel
 from PIL import Image
 from tqdm import tqdm
 
@@ -31,6 +29,11 @@ from .networks import (
     whiten_latents,
 )
 from .scenes import random_scene, render
+
+# isort: split
+# after .networks, which makes torchvision importable
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
+from diffusers.training_utils import EMAModel
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -109,7 +112,9 @@ def train_vae(work: Path, steps: int, batch: int, base_rate: float) -> None:
         crop, count = (48, batch) if step < (1 - COOLDOWN) * steps else (pool.shape[-1], max(2, batch // 7))
         corners = rng.integers(0, pool.shape[-1] - crop + 1, (count, 2))
         chosen = rng.integers(0, len(pool), count)
-        images = torch.stack([pool[i, :, y : y + crop, x : x + crop] for i, (y, x) in zip(chosen, corners, strict=True)])
+        images = torch.stack(
+            [pool[i, :, y : y + crop, x : x + crop] for i, (y, x) in zip(chosen, corners, strict=True)]
+        )
         images = images.to(DEVICE)
         with autocast():
             posterior = vae.encode(images).latent_dist
@@ -157,8 +162,6 @@ def cached_latents(work: Path, vae: torch.nn.Module, vocabulary: Vocabulary, cou
 
 
 def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: Path, count: int) -> None:
-    from diffusers import AutoencoderKL
-
     vae = AutoencoderKL.from_pretrained(work / "vae").to(DEVICE).eval().requires_grad_(False)
     vocabulary = Vocabulary(tokenizer)
     torch.manual_seed(0)

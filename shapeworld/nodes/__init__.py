@@ -77,7 +77,7 @@ async def comfy_entrypoint():
                 node_id="ShapeworldLoader",
                 display_name="Load Shapeworld (development)",
                 category="limelight/development",
-                description="A tiny SD1-kind model of coloured shapes at 128 x 128, for trying and measuring Limelight.",
+                description="A tiny SD1-kind model of coloured shapes at 128 x 128, to try and measure Limelight with.",
                 outputs=[
                     io.Model.Output(tooltip="The UNet (epsilon prediction, SD1 schedule)."),
                     io.Clip.Output(tooltip="The text encoder, with the SD1 tokenizer."),

@@ -1,0 +1,62 @@
+"""Saved workflows as the front end writes them -> prompts of the host's HTTP API."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+MUTED, BYPASSED = 2, 4
+
+
+def widget_names(node_info: dict) -> list[str]:
+    """Names of a node type's widgets in the order of ``widgets_values``; "" for the value after a seed."""
+    names = []
+    for group in ("required", "optional"):
+        for name, (kind, *rest) in node_info["input"].get(group, {}).items():
+            options = rest[0] if rest else {}
+            if options.get("forceInput") or not (isinstance(kind, list) or kind in WIDGET_TYPES):
+                continue
+            names.append(name)
+            if options.get("control_after_generate"):
+                names.append("")
+    return names
+
+
+def to_prompt(workflow: dict, object_info: dict) -> dict[str, dict]:
+    """-> API prompt by node id. Raises ValueError for node types that the host does not know."""
+    nodes = [n for n in workflow["nodes"] if n.get("mode", 0) not in (MUTED, BYPASSED) and n["type"] != "MarkdownNote"]
+    unknown = sorted({node["type"] for node in nodes} - object_info.keys())
+    if unknown:
+        raise ValueError(f"the host does not know the node types {unknown}")
+    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    prompt = {}
+    for node in nodes:
+        names = widget_names(object_info[node["type"]])
+        values = node.get("widgets_values") or []
+        if len(names) != len(values):
+            raise ValueError(f"node {node['id']} ({node['type']}): widgets {names} but values {values}")
+        inputs: dict[str, Any] = {name: value for name, value in zip(names, values, strict=True) if name}
+        for slot in node.get("inputs", []):
+            if slot.get("link") is not None:
+                inputs[slot["name"]] = sources[slot["link"]]
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+def load_prompt(path: Path, object_info: dict) -> dict[str, dict]:
+    return to_prompt(json.loads(path.read_text(encoding="utf-8")), object_info)
+
+
+def of_type(prompt: dict[str, dict], class_type: str) -> list[dict]:
+    """The nodes of one type, in id order."""
+    return [prompt[key] for key in sorted(prompt, key=int) if prompt[key]["class_type"] == class_type]
+
+
+def use_shapeworld(prompt: dict[str, dict], side: int = 128) -> None:
+    """Swap the checkpoint loader for shapeworld's, in place, and the empty latents for its size."""
+    for node in of_type(prompt, "CheckpointLoaderSimple"):
+        node.update(class_type="ShapeworldLoader", inputs={})
+    for node in of_type(prompt, "EmptyLatentImage"):
+        node["inputs"].update(width=side, height=side)
