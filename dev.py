@@ -31,7 +31,7 @@ def demo(options: argparse.Namespace, rest: list[str]) -> int:
 def serve(options: argparse.Namespace, rest: list[str]) -> int:
     """Serve ComfyUI with the pack until Ctrl-C."""
     python, host = prepare()
-    with HostServer(python, host, port=options.port, flags=tuple(rest)) as server:
+    with HostServer(python, host, port=options.port, flags=rest) as server:
         say(f"ComfyUI with Limelight: {server.url}  (Ctrl-C stops it; its log: {server.log_path.relative_to(ROOT)})")
         while server.running():
             time.sleep(0.5)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from limelight.tools.in_process import import_host
+from limelight.tools.in_process import ROOT, host_path, import_host
+from limelight.tools.server import HostServer
 
 CONTEXT = 64  # width of the tiny text encoder and of the tiny UNet's cross-attention
 
@@ -146,3 +150,25 @@ def clip_sdxl(host):
 def _random_clip(clip):
     random_weights(clip.cond_stage_model, seed=1)
     return clip
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The real host as a process of its own, the pack and the shapeworld loader in its custom nodes. -> HostServer.
+
+    `server.url`; `server.client.run_workflow(graph)` -> history entry; `server.client.images(entry)` -> PNG bytes.
+    """
+    with HostServer(Path(sys.executable), host_path(), base=ROOT / ".cache" / "test-base") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def skip_or_fail():
+    """-> function (reason): skips the test for want of a tool; in CI, where every tool must be there, it fails."""
+
+    def act(reason: str):
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+    return act

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import time
 import urllib.error
+from collections.abc import Sequence
 from pathlib import Path
 
 from .client import HostClient
@@ -47,18 +47,23 @@ def link(target: Path, place: Path) -> None:
         _winapi.CreateJunction(str(target), str(place))
 
 
-def prepare_base(base: Path) -> list[str]:
-    """Make the folders the host expects under `base` and link the packs; -> the names of the linked packs."""
+def prepare_base(base: Path, packs: dict[str, Path]) -> list[str]:
+    """Make the folders the host expects under `base` and link the packs; -> the names of those that exist."""
     for name in ("custom_nodes", "input", "models", "output", "temp"):
         (base / name).mkdir(parents=True, exist_ok=True)
-    present = {name: target for name, target in PACKS.items() if (target / "__init__.py").is_file()}
+    present = {name: target for name, target in packs.items() if (target / "__init__.py").is_file()}
     for name, target in present.items():
         link(target, base / "custom_nodes" / name)
     return list(present)
 
 
-def complaints(log: str) -> list[str]:
-    """-> the lines of a host log that report something wrong and name the pack."""
+def complaints(log: str, *own_paths: Path) -> list[str]:
+    """-> the lines of a host log that report something wrong and name the pack.
+
+    own_paths are taken out first: the repository's own folder may be called limelight, and then every path names it.
+    """
+    for path in own_paths:
+        log = log.replace(str(path), "")
     return [line for line in log.splitlines() if "limelight" in line.lower() and _COMPLAINT.search(line)]
 
 
@@ -66,12 +71,21 @@ class HostServer:
     """A running host: ``with HostServer(python, host) as server: server.client.run_workflow(graph)``.
 
     python: the interpreter to run it with; host: ComfyUI's folder; base: where it keeps its files; port: 0 for a free
-    one. Entering waits until the host answers and raises StepFailed, with the log, when it ends before, when a pack
-    failed to load, or when it loaded with a warning. Leaving always stops the process.
+    one; flags: further ones for the host's main.py; packs: folders to link, by the name they get. Entering waits until
+    the host answers and raises StepFailed, with the log, when it ends before, when a pack failed to load, or when it
+    loaded with a warning. Leaving always stops the process.
     """
 
-    def __init__(self, python: Path, host: Path, base: Path = BASE, port: int = 0, flags: tuple[str, ...] = ()):
-        self.python, self.host, self.base, self.flags = Path(python), Path(host), Path(base), flags
+    def __init__(
+        self,
+        python: Path,
+        host: Path,
+        base: Path = BASE,
+        port: int = 0,
+        flags: Sequence[str] = (),
+        packs: dict[str, Path] = PACKS,
+    ):
+        self.python, self.host, self.base, self.flags, self.packs = Path(python), Path(host), base, flags, packs
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = HostClient(self.url)
@@ -79,7 +93,7 @@ class HostServer:
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> HostServer:
-        packs = prepare_base(self.base)
+        packs = prepare_base(self.base, self.packs)
         command = [str(self.python), "-m", "limelight.tools.run_host", str(self.host)]
         command += ["--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.base)]
         command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs]
@@ -99,12 +113,18 @@ class HostServer:
             raise
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, *_) -> None:
         self.stop()
+        if kind is None:
+            self.log_path.unlink(missing_ok=True)
 
     def log(self) -> str:
         """-> all that the host has printed so far."""
         return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def complaints(self) -> list[str]:
+        """-> the lines of its log so far that report something wrong and name the pack."""
+        return complaints(self.log(), self.host, ROOT)
 
     def running(self) -> bool:
         """-> whether the process is still there."""
@@ -142,17 +162,7 @@ class HostServer:
     def _check_packs(self, packs: list[str]) -> None:
         loaded = {info.get("python_module") for info in self.client.object_info().values()}
         missing = [name for name in packs if f"custom_nodes.{name}" not in loaded]
-        found = complaints(self.log())
+        found = self.complaints()
         if missing or found:
             reason = f"no node of {', '.join(missing)} is loaded" if missing else "the pack loaded with warnings"
             raise StepFailed(f"{self.log()}\n{reason}:\n" + "\n".join(found))
-
-
-def remove_base(base: Path) -> None:
-    """Delete a base folder of a test; the linked packs are unlinked, not followed."""
-    for place in (base / "custom_nodes").glob("*"):
-        if place.is_symlink():
-            place.unlink()
-        elif os.name == "nt":
-            os.rmdir(place)
-    shutil.rmtree(base, ignore_errors=True)
