@@ -1,0 +1,21 @@
+"""Small helpers for node schemas that keep up with newer hosts."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from comfy_api.latest import io
+
+Highlights = io.Custom("HIGHLIGHTS")
+"""Socket type of the region document in its plain form (see `guidance.document`)."""
+
+_Input = TypeVar("_Input", bound=io.Input)
+
+
+def advanced(widget: _Input) -> _Input:
+    """Marks a widget as an expert knob, which the front end may fold away. Newer hosts have a field for it."""
+    if hasattr(widget, "advanced"):
+        widget.advanced = True
+    else:
+        widget.extra_dict["advanced"] = True
+    return widget
