@@ -1,0 +1,148 @@
+"""Descending the losses in x: normalised updates with a trust region, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from .probe import Look, Probe
+from .scenes import Scene
+
+SHRINK, GROW = 0.5, 1.25  # of the trust radius after a step that made the loss worse / better
+
+
+class Descent:
+    """The updates of one run and their statistics.
+
+    An update is -length * g / rms(g) in units of a latent of variance 1, with
+    length = min(step_size * strength * radius, loss / (n rms(g))): the second is the step that would bring a linear
+    loss to zero (Polyak), so that updates fade as the maps become right. The radius of each sample falls when a
+    step made its loss worse, and that step is taken back.
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        scenes: list[Scene],
+        iterations: int,
+        step_size: float | Callable[[float], float],
+        strength: float,
+        normalise: bool,
+    ) -> None:
+        self.probe, self.scenes = probe, scenes
+        self.iterations, self.step_size, self.strength, self.normalise = iterations, step_size, strength, normalise
+        self.radius: torch.Tensor | None = None
+        self.phrases = [phrase for scene in scenes for phrase in scene.phrases]
+        self.first: list[float | None] = [None] * len(self.phrases)
+        self.last: list[float | None] = [None] * len(self.phrases)
+        self.steps = self.updates = self.broken = 0
+
+    def update(self, guider, x: torch.Tensor, sigma: torch.Tensor, options: dict, mask: torch.Tensor | None):
+        """What to add to x, or None. x: (B, C, H, W); sigma: (B,); mask like x, 1 where the sampler may change it."""
+        from comfy.model_management import throw_exception_if_processing_interrupted
+
+        scale = latent_scale(guider.inner_model.model_sampling, float(sigma[0]))
+        x, sigma = x.clone(), sigma.clone()
+        mask = None if mask is None else mask.clone()
+        if self.radius is None:
+            self.radius = torch.ones(x.shape[0], device=x.device)
+        best, best_loss, best_push = torch.zeros_like(x), None, None
+        update, moved = best, False
+        for _ in range(self.iterations):
+            throw_exception_if_processing_interrupted()
+            look = self.probe.look(guider, self.scenes, x + update, sigma, options)
+            total = self._note(look)
+            if look.gradient is None:
+                break
+            push = self._push(look, scale, mask)
+            if best_loss is None or not self.normalise:
+                best, best_loss, best_push = update, total, push
+            else:
+                # a sample whose highlights are all satisfied stays where it is, as it would in a run of its own
+                worse = (total > best_loss) & (self._weighted(look) > 0)
+                self.radius = torch.where(worse, self.radius * SHRINK, (self.radius * GROW).clamp(max=1))
+                best, best_push = _choose(worse, best, update), _choose_push(worse, best_push, push)
+                best_loss = torch.where(worse, best_loss, total)
+            update = best - self._length(best_push, guider, sigma) * scale * best_push[0]
+            moved = True
+            self.updates += 1
+        self.steps += moved
+        return update.to(x.dtype) if moved else None
+
+    def _push(self, look: Look, scale: float, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """-> direction (B, C, H, W) and the longest sensible length (B, 1, 1, 1), for a latent of variance 1."""
+        gradient = look.gradient * scale
+        if mask is not None:
+            gradient = gradient * mask
+        axes = (1, 2, 3)
+        sound = gradient.isfinite().all(dim=3).all(dim=2).all(dim=1).view(-1, 1, 1, 1)
+        if not sound.all():
+            self.broken += 1
+            self.probe.loss_scale = max(self.probe.loss_scale / 16, 1.0)  # too large for half precision
+            gradient = torch.where(sound, gradient, 0)
+        if not self.normalise:
+            return gradient, gradient.new_ones(gradient.shape[0], 1, 1, 1)
+        cells = gradient[0].numel() if mask is None else (mask > 0).expand_as(gradient).sum(axes, keepdim=True)
+        rms = (gradient.square().sum(axes, keepdim=True) / cells).sqrt()
+        tiny = torch.finfo(rms.dtype).tiny
+        loss = torch.nan_to_num(self._weighted(look)).view(-1, 1, 1, 1)
+        return torch.where(rms > tiny, gradient / rms.clamp_min(tiny), 0), loss / (cells * rms).clamp_min(tiny)
+
+    def _length(self, push: tuple[torch.Tensor, torch.Tensor], guider, sigma: torch.Tensor) -> torch.Tensor:
+        size = self.step_size
+        if callable(size):
+            size = size(_percent(guider.inner_model.model_sampling, sigma))
+        length = push[0].new_tensor(size * self.strength)
+        if not self.normalise:
+            return length
+        return torch.minimum(length * self.radius.view(-1, 1, 1, 1), push[1])
+
+    def _weighted(self, look: Look) -> torch.Tensor:
+        """(B,): the losses of the highlights that are not yet satisfied, weighted by their strengths."""
+        active = look.losses > self.probe.stop_at
+        return torch.where(active, look.losses * self._strengths(look), 0).sum(1)
+
+    def _strengths(self, look: Look) -> torch.Tensor:
+        strengths = [t.strength for s in self.scenes for t in s.targets(*s.size, torch.device("cpu"))]
+        return look.losses.new_tensor(strengths)
+
+    def _note(self, look: Look) -> torch.Tensor:
+        """Keep the figures for the report. -> (B,): all losses, weighted."""
+        for i, value in enumerate(look.losses.mean(0).tolist()):
+            if value == value:  # not NaN: the conditioning is on at this sigma
+                self.first[i] = value if self.first[i] is None else self.first[i]
+                self.last[i] = value
+        return torch.nan_to_num(look.losses * self._strengths(look)).sum(1)
+
+    def report(self, steps: int) -> str:
+        """One line for the log."""
+        losses = ", ".join(
+            f"{phrase!r} {first:.3f} -> {last:.3f}" if first is not None else f"{phrase!r} never in force"
+            for phrase, first, last in zip(self.phrases, self.first, self.last, strict=True)
+        )
+        broken = f", {self.broken} updates left out (gradient not finite)" if self.broken else ""
+        return f"guided {self.steps} of {steps} steps in {self.updates} iterations{broken}; loss {losses}"
+
+
+def latent_scale(model_sampling: object, sigma: float) -> float:
+    """Standard deviation of x at sigma, for data of variance 1: sqrt(sigma^2 + 1), and 1 for flow models."""
+    from comfy.model_sampling import CONST
+
+    if isinstance(model_sampling, CONST):
+        return 1.0
+    return (sigma**2 + float(getattr(model_sampling, "sigma_data", 1.0)) ** 2) ** 0.5
+
+
+def _percent(model_sampling: object, sigma: torch.Tensor) -> float:
+    """Where sigma lies on the noise schedule: 0 = pure noise, 1 = the finished image."""
+    last = getattr(model_sampling, "num_timesteps", 1000) - 1
+    return 1 - float(model_sampling.timestep(sigma[:1])) / last
+
+
+def _choose(worse: torch.Tensor, kept: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    return torch.where(worse.view(-1, 1, 1, 1), kept, new)
+
+
+def _choose_push(worse: torch.Tensor, kept: tuple, new: tuple) -> tuple[torch.Tensor, torch.Tensor]:
+    return tuple(_choose(worse, a, b) for a, b in zip(kept, new, strict=True))

@@ -1,0 +1,190 @@
+"""The guided step: while sampling, move the latent so that each phrase's attention lies where its highlight says.
+
+Two keyed wrappers on a clone of the model; the sampler and its node stay as they are. The first hands the sampler a
+proxy of the model that remembers the sampler's own x. The second, at the beginning of each step in the window, probes
+the model with the positive conditioning only (up to its last coarse attention), descends the losses of `losses.py` in
+x, and adds the update to the sampler's x; then the step goes on as usual.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+
+import torch
+
+from .architectures import unet
+from .descent import Descent
+from .errors import LimelightError
+from .losses import placement_loss
+from .probe import Probe, differentiable_model
+from .samplers import guided_calls, keeps_edits
+from .scenes import KEY, scenes
+
+WRAPPER = "limelight_guidance"
+SCORE_LIMIT = 8.0  # of the factor that turns an update of x into one of the prediction
+MEMORY = 2  # a graph holds about as much again as a pass needs
+
+
+def attach(
+    model,
+    strength: float = 1.0,
+    start_percent: float = 0.0,
+    end_percent: float = 0.5,
+    iterations: int = 3,
+    step_size: float | Callable[[float], float] = 0.03,
+    stop_at: float = 0.05,
+    looseness: float = 1.0,
+    separation: float = 0.0,
+    checkpoint: bool = False,
+    loss: Callable = placement_loss,
+    layout: Callable = unet.layout_blocks,
+    average_layers: bool = False,
+    normalise: bool = True,
+):
+    """MODEL -> a clone that follows the highlights on the positive conditioning. `strength` 0: a plain clone.
+
+    start_percent, end_percent: the guided part of the noise schedule, 0 = pure noise, 1 = the finished image.
+    iterations: updates a step, at most. step_size: root mean square of one update, in units of a latent of variance 1.
+    stop_at: a highlight whose loss is below this is satisfied. looseness: width of the free band around strokes.
+    separation: weight of the self-attention loss that keeps highlights apart. checkpoint: less memory, slower.
+    For comparisons: loss(maps, targets, text_tokens) -> (B, n); layout(unet, h, w) -> blocks; average_layers: the loss
+    of the mean map instead of the mean of losses; normalise False: subtract step_size times the bare gradient, where
+    step_size may be a function of the percent.
+    """
+    unet.check(model.model.diffusion_model)
+    model = model.clone()
+    from comfy.patcher_extension import WrappersMP
+
+    for kind in (WrappersMP.SAMPLER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.PREPARE_SAMPLING):
+        model.remove_wrappers_with_key(kind, WRAPPER)  # a second guidance replaces the first
+    if strength == 0 or iterations == 0:
+        return model
+    probe = dict(
+        loss=loss, stop_at=stop_at, separation=separation, average_layers=average_layers, checkpoint=checkpoint
+    )
+    descent = dict(iterations=iterations, step_size=step_size, strength=strength, normalise=normalise)
+    runs: list[_Run] = []  # the run in progress; shared by everyone who samples with this model, one after another
+
+    def sampler_sample(executor, guider, sigmas, *args, **kwargs):
+        network = guider.inner_model.diffusion_model
+        unet.check(network)
+        found = scenes(guider.conds, _latent_size(args, kwargs), looseness, lambda h, w: layout(network, h, w))
+        if not found:
+            logging.info("Limelight: the positive conditioning carries no highlights; sampling is not guided.")
+            return executor(guider, sigmas, *args, **kwargs)
+        window = [float(guider.inner_model.model_sampling.percent_to_sigma(p)) for p in (start_percent, end_percent)]
+        run = _Run(guider, executor.class_obj, sigmas, found, window, Descent(Probe(**probe), found, **descent))
+        runs.append(run)
+        executor.original = run.sampler().sample
+        try:
+            return executor(guider, sigmas, *args, **kwargs)
+        finally:
+            runs.remove(run)
+            logging.info("Limelight: %s", run.report())
+
+    def predict_noise(executor, x, timestep, model_options=None, seed=None):
+        options = model_options or {}
+        if not runs or runs[-1].guider is not executor.class_obj:
+            return executor(x, timestep, options, seed)
+        return runs[-1].predict(lambda moved: executor(moved, timestep, options, seed), x, timestep, options)
+
+    def prepare_sampling(executor, patcher, noise_shape, conds, *args, **kwargs):
+        if any(KEY in cond for cond in conds.get("positive", ())):
+            noise_shape = [MEMORY * noise_shape[0], *noise_shape[1:]]
+        return executor(patcher, noise_shape, conds, *args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, WRAPPER, sampler_sample)
+    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, WRAPPER, predict_noise)
+    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, WRAPPER, prepare_sampling)
+    return model
+
+
+def _latent_size(args: tuple, kwargs: dict) -> tuple[int, int]:
+    """(h, w) from the arguments of SAMPLER_SAMPLE: extra_args, callback, noise, ..."""
+    noise = args[2] if len(args) > 2 else kwargs["noise"]
+    if noise.ndim != 4:
+        raise LimelightError(
+            f"latent: found {noise.ndim} dimensions, expected 4 (batch, channels, height, width). Highlights work on "
+            "images; connect an image latent."
+        )
+    return tuple(noise.shape[-2:])
+
+
+class _Run:
+    """State of one sampling run."""
+
+    def __init__(self, guider, sampler, sigmas: torch.Tensor, found: list, window: list[float], descent: Descent):
+        self.guider, self.original, self.scenes = guider, sampler, found
+        self.sigmas = [float(sigma) for sigma in sigmas]
+        self.high, self.low = window
+        self.descent = descent
+        self.in_place = keeps_edits(sampler)
+        self.calls = guided_calls(sampler, len(self.sigmas) - 1, self.sigmas[-1] == 0) if self.in_place else None
+        self.x: torch.Tensor | None = None  # the sampler's own tensor during a call of the model
+        self.mask: torch.Tensor | None = None
+
+    def sampler(self):
+        """The sampler, handing its function the remembering proxy. A copy: the SAMPLER is a cached node output."""
+        if not hasattr(self.original, "sampler_function"):
+            return self.original
+        sampler, function = copy.copy(self.original), self.original.sampler_function
+        sampler.sampler_function = lambda model, *args, **kwargs: function(_RememberX(model, self), *args, **kwargs)
+        return sampler
+
+    def predict(self, denoise: Callable, x: torch.Tensor, timestep: torch.Tensor, options: dict) -> torch.Tensor:
+        begins_step = next(self.calls) if self.calls is not None else True
+        sigma = float(timestep[0])
+        if not (begins_step and self.low <= sigma <= self.high):
+            return denoise(x)
+        with differentiable_model(self.guider, self.scenes):
+            update = self.descent.update(self.guider, x, timestep, options, self.mask)
+        if update is None:
+            return denoise(x)
+        if not self.in_place:
+            return denoise(x + update) + self._score_factor(sigma) * update
+        if self.x is None or self.x is x:
+            return denoise(x.add_(update))
+        self.x.add_(update)  # with a noise mask the model sees a blend of the sampler's x
+        return denoise(x + update)
+
+    def _score_factor(self, sigma: float) -> float:
+        """What an update of x is worth in the prediction D: one Euler step from D + factor * update ends where one
+        from x + update does. Other solvers extrapolate D, so its size is limited."""
+        following = next((s for s in self.sigmas if s < sigma * (1 - 1e-6)), 0.0)
+        return min(following / (sigma - following), SCORE_LIMIT) if sigma > following else 0.0
+
+    def report(self) -> str:
+        how = "" if self.in_place else " through the prediction (this sampler keeps its latent to itself)"
+        return f"{self.descent.report(len(self.sigmas) - 1)}{how}"
+
+
+class _RememberX:
+    """Stands in for the host's KSamplerX0Inpaint and remembers the tensor that the sampler calls it with."""
+
+    def __init__(self, inner: object, run: _Run) -> None:
+        self.__dict__.update(_inner=inner, _run=run)
+
+    def __getattr__(self, name: str):
+        return getattr(self.__dict__["_inner"], name)
+
+    def __setattr__(self, name: str, value) -> None:
+        setattr(self.__dict__["_inner"], name, value)
+
+    def __call__(self, x, sigma, denoise_mask=None, model_options=None, **kwargs):
+        inner, run = self.__dict__["_inner"], self.__dict__["_run"]
+        model_options = dict(model_options or {})
+        run.x, run.mask = x, denoise_mask
+        adjust = model_options.get("denoise_mask_function")
+        if adjust is not None:  # differential diffusion: the mask that is in force at this sigma
+
+            def remember(*args, **kwargs):
+                run.mask = adjust(*args, **kwargs)
+                return run.mask
+
+            model_options["denoise_mask_function"] = remember
+        try:
+            return inner(x, sigma, denoise_mask=denoise_mask, model_options=model_options, **kwargs)
+        finally:
+            run.x = run.mask = None
