@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-NODES: list[type[io.ComfyNode]] = []
+from . import highlight_document, highlight_guidance, highlight_preview, highlight_prompt
+
+NODES: list[type[io.ComfyNode]] = [
+    *highlight_document.NODES,
+    *highlight_preview.NODES,
+    *highlight_prompt.NODES,
+    *highlight_guidance.NODES,
+]
 
 
 class LimelightExtension(ComfyExtension):

@@ -1,0 +1,152 @@
+"""The node that makes a model follow highlights while sampling."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..guidance.checks import number, whole
+from ..guidance.errors import LimelightError
+from ..guidance.step import attach
+from .schema import advanced
+
+
+class LimelightHighlightGuidance(io.ComfyNode):
+    """MODEL -> MODEL that moves the attention of highlighted phrases to their places."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LimelightHighlightGuidance",
+            display_name="Highlight Guidance",
+            category="limelight/highlight",
+            description="While sampling, moves the latent so that each highlighted phrase draws its attention where "
+            "its highlight says. The highlights come with the positive conditioning (Highlight Prompt). Works with "
+            "any sampler; needs no training. UNet models: Stable Diffusion 1.x, 2.x, SDXL.",
+            inputs=[
+                io.Model.Input("model", tooltip="A UNet model, with LoRAs and patches as you like."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="How far each update moves the latent. 0 turns guidance off: the result is that without "
+                    "this node. Above 2 the image may suffer.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where on the noise schedule guidance begins. 0 is pure noise: places are decided early, "
+                    "so leave it at 0 as a rule.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where on the noise schedule guidance ends. Later is slower and may cost fine detail.",
+                ),
+                io.Int.Input(
+                    "iterations",
+                    default=3,
+                    min=1,
+                    max=20,
+                    tooltip="Updates in each guided step, at most. Each costs less than a sampling step. Fewer are "
+                    "made once the highlights are satisfied.",
+                ),
+                advanced(
+                    io.Float.Input(
+                        "step_size",
+                        default=0.03,
+                        min=0.001,
+                        max=1.0,
+                        step=0.001,
+                        round=0.001,
+                        tooltip="Size of one update before strength, as a share of the latent's standard deviation.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "stop_at",
+                        default=0.05,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        tooltip="A highlight whose loss is below this counts as satisfied and is left alone. 0: never.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "looseness",
+                        default=1.0,
+                        min=0.0,
+                        max=20.0,
+                        step=0.1,
+                        tooltip="Width of the free band around a highlight into which its object may grow. 0: none, "
+                        "the object has to stay inside.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "separation",
+                        default=0.0,
+                        min=0.0,
+                        max=10.0,
+                        step=0.05,
+                        tooltip="How much highlighted objects are kept from blending into each other, through "
+                        "self-attention. 0: off.",
+                    )
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "save_memory",
+                        default=False,
+                        tooltip="Compute parts of the model a second time instead of keeping them in memory. Slower; "
+                        "turn it on if guidance runs out of memory.",
+                    )
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="The guided model, for any sampler node.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        strength,
+        start_percent,
+        end_percent,
+        iterations,
+        step_size=0.03,
+        stop_at=0.05,
+        looseness=1.0,
+        separation=0.0,
+        save_memory=False,
+    ) -> io.NodeOutput:
+        start_percent = number(start_percent, "start_percent", 0.0, 1.0)
+        end_percent = number(end_percent, "end_percent", 0.0, 1.0)
+        if start_percent > end_percent:
+            raise LimelightError(
+                f"start_percent: found {start_percent:g}, which is after end_percent {end_percent:g}, so that nothing "
+                "would be guided. Set it to less than end_percent; to turn guidance off, set strength to 0."
+            )
+        guided = attach(
+            model,
+            strength=number(strength, "strength", 0.0, 10.0),
+            start_percent=start_percent,
+            end_percent=end_percent,
+            iterations=whole(iterations, "iterations", 1, 20),
+            step_size=number(step_size, "step_size", 0.001, 1.0),
+            stop_at=number(stop_at, "stop_at", 0.0, 1.0),
+            looseness=number(looseness, "looseness", 0.0, 20.0),
+            separation=number(separation, "separation", 0.0, 10.0),
+            checkpoint=bool(save_memory),
+        )
+        return io.NodeOutput(guided)
+
+
+NODES = [LimelightHighlightGuidance]
