@@ -17,7 +17,7 @@ from .console import StepFailed, say
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / ".base"
 PACKS = {"limelight": ROOT, "limelight_shapeworld": ROOT / "shapeworld" / "nodes"}
-START_SECONDS = 300
+START_SECONDS = 600
 
 _COMPLAINT = re.compile(r"IMPORT FAILED|warning|error|exception|traceback|cannot import|deprecat", re.IGNORECASE)
 
