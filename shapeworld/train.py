@@ -1,16 +1,17 @@
-"""Train shapeworld from scratch: ``vae``, then ``unet`` (text encoder and UNet together).
+"""Train shapeworld from scratch: ``vae``, then ``unet`` (text encoder and UNet together), then ``decoder``.
 
-    python -m limelight.shapeworld.train vae  --work DIR --steps 4000
-    python -m limelight.shapeworld.train unet --work DIR --steps 8000 --tokenizer HOST/comfy/sd1_tokenizer
+    python -m limelight.shapeworld.train vae     --work DIR --steps 5000 --batch 16
+    python -m limelight.shapeworld.train unet    --work DIR --steps 6000 --tokenizer HOST/comfy/sd1_tokenizer
+    python -m limelight.shapeworld.train decoder --work DIR --steps 1000 --batch 8
 
-Every stage resumes from ``DIR/<stage>.pt``; asking for more ``--steps`` trains on. CPU or CUDA, bf16 autocast.
+The last stage sharpens the autoencoder's decoder on whole images; the latents, and so the UNet, stay as they are. Every stage resumes from ``DIR/<stage>.pt``; asking for more ``--steps`` trains on. CPU or CUDA, bf16 autocast.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.01
 COOLDOWN = 0.2  # last share of the steps, over which the learning rate falls to zero
 CAPTION_DROPOUT = 0.1
 SNR_CAP = 5.0
+LATENT_NOISE = 0.1  # of the white latents' standard deviation, when the decoder is sharpened
 VALIDATION = (
     "a red circle and a blue bar on a gray background",
     "a green square and a yellow circle on a white background",
@@ -78,7 +80,7 @@ def save(path: Path, **parts: object) -> None:
     partial.replace(path)
 
 
-def steps_of(state: dict, name: str, steps: int, save_every: int, keep: callable) -> Iterator[tuple[int, tqdm]]:
+def steps_of(state: dict, name: str, steps: int, save_every: int, keep: Callable[[], None]) -> Iterator[tuple[int, tqdm]]:
     """Yield the steps that are left, with the progress bar; save on the way and at the end."""
     bar = tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc=name, mininterval=5)
     for step in bar:
@@ -127,13 +129,53 @@ def train_vae(work: Path, steps: int, batch: int, base_rate: float) -> None:
         optimizer.zero_grad()
         bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
 
-    vae.eval().requires_grad_(False)
-    probe = to_unit(scenes(np.random.default_rng(1), 256)[0]).to(DEVICE)
-    whiten_latents(vae, probe)
-    vae.save_pretrained(work / "vae")
-    decoded = vae.decode(vae.encode(probe[:8]).latent_dist.mean).sample
-    print(f"vae: mean absolute error {(decoded - probe[:8]).abs().mean().item() / 2:.4f} of full scale")
-    sheet(work / "vae.png", torch.cat([probe[:8], decoded]), columns=8)
+    whiten_latents(vae.eval(), to_unit(scenes(np.random.default_rng(1), 256)[0]).to(DEVICE))
+    finish_vae(work, vae)
+
+
+def train_decoder(work: Path, steps: int, batch: int, base_rate: float) -> None:
+    """Whole images, and latents with a little noise, as the UNet's are: crops alone leave specks and soft edges."""
+    vae = AutoencoderKL.from_pretrained(work / "vae").to(DEVICE).requires_grad_(False)
+    trained = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=base_rate, weight_decay=1e-4, fused=True)
+    path, state = work / "decoder.pt", {"step": 0}
+    if path.exists():
+        saved = torch.load(path, map_location=DEVICE, weights_only=True)
+        trained.load_state_dict(saved["decoder"])
+        optimizer.load_state_dict(saved["optimizer"])
+        state["step"] = saved["step"]
+    rng = np.random.default_rng([3, state["step"]])
+
+    def keep() -> None:
+        save(path, decoder=trained.state_dict(), optimizer=optimizer.state_dict(), step=state["step"])
+
+    for step, bar in steps_of(state, "decoder", steps, 250, keep):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(base_rate, step, steps)
+        images = to_unit(scenes(rng, batch)[0]).to(DEVICE)
+        with autocast():
+            with torch.no_grad():
+                latents = vae.encode(images).latent_dist.mean
+                latents = latents + LATENT_NOISE / SCALING * torch.randn_like(latents)
+            decoded = vae.decode(latents).sample.float()
+        error = decoded - images
+        loss = error.abs().mean() + error.square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+    finish_vae(work, vae)
+
+
+@torch.no_grad()
+def finish_vae(work: Path, vae: AutoencoderKL) -> None:
+    """Save the autoencoder, and show what it does to scenes it has not seen."""
+    vae.eval().save_pretrained(work / "vae")
+    probe = to_unit(scenes(np.random.default_rng(1), 8)[0]).to(DEVICE)
+    decoded = vae.decode(vae.encode(probe).latent_dist.mean).sample
+    print(f"vae: mean absolute error {(decoded - probe).abs().mean().item() / 2:.4f} of full scale")
+    sheet(work / "vae.png", torch.cat([probe, decoded]), columns=8)
 
 
 def sheet(path: Path, images: torch.Tensor, columns: int) -> None:
@@ -246,17 +288,19 @@ def generate(text, unet, vae, vocabulary: Vocabulary, prompts, steps: int = 20, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("vae", "unet"))
+    parser.add_argument("stage", choices=("vae", "unet", "decoder"))
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, caches and samples")
     parser.add_argument("--steps", type=int, required=True, help="total steps, those of earlier runs included")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=None, help="learning rate (default 1e-3 vae, 5e-4 unet)")
+    parser.add_argument("--rate", type=float, default=None, help="learning rate (default 1e-3; unet 5e-4)")
     parser.add_argument("--tokenizer", type=Path, help="the host's comfy/sd1_tokenizer folder (unet)")
     parser.add_argument("--scenes", type=int, default=30_000, help="how many scenes to encode and cache (unet)")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.stage == "vae":
         train_vae(args.work, args.steps, args.batch, args.rate or 1e-3)
+    elif args.stage == "decoder":
+        train_decoder(args.work, args.steps, args.batch, args.rate or 1e-3)
     elif args.tokenizer is None:
         parser.error("the unet stage needs --tokenizer")
     else:
