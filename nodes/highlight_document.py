@@ -117,8 +117,8 @@ class LimelightHighlightFromBox(io.ComfyNode):
                     default=0.5,
                     min=0.01,
                     max=1.0,
-                    tooltip="Width of the box, as a fraction of the image's width. What reaches beyond the right border "
-                    "is cut off.",
+                    tooltip="Width of the box, as a fraction of the image's width. What reaches beyond the right "
+                    "border is cut off.",
                     **fraction,
                 ),
                 io.Float.Input(
@@ -173,8 +173,8 @@ class LimelightHighlightFromJSON(io.ComfyNode):
                     multiline=True,
                     default=EXAMPLE,
                     dynamic_prompts=False,  # the front end would take JSON's braces for {this|or that}
-                    tooltip="The highlights document as JSON. Points are fractions of the image, [0, 0] at the top left "
-                    "and [1, 1] at the bottom right; a stroke's width is a fraction of the image's short side.",
+                    tooltip="The highlights document as JSON. Points are fractions of the image, [0, 0] at the top "
+                    "left and [1, 1] at the bottom right; a stroke's width is a fraction of the image's short side.",
                 ),
                 _chained_input(),
             ],
