@@ -122,8 +122,8 @@ def test_every_node_explains_itself(our_nodes):
     for name, info in our_nodes.items():
         if not info["description"] or not info["category"].startswith("limelight/"):
             missing.append(f"{name}: description or category")
-        for group in info["input"].values():
-            for key, (_, *options) in group.items():
+        for group in ("required", "optional"):
+            for key, (_, *options) in info["input"].get(group, {}).items():
                 if not options or not options[0].get("tooltip"):
                     missing.append(f"{name}: input {key}")
         tooltips = info["output_tooltips"] or [None] * len(info["output"])
