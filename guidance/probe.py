@@ -37,6 +37,7 @@ class Probe:
     average_layers: bool  # one loss of the mean map of each size, instead of the mean over layers of their losses
     checkpoint: bool
     loss_scale: float = LOSS_SCALE
+    capture: Callable[[], Capture] = Capture
 
     def look(self, guider: object, scenes: list[Scene], x: torch.Tensor, sigma: torch.Tensor, options: dict) -> Look:
         """x: (B, C, H, W), sigma: (B,). Runs outside inference mode; leaves nothing behind."""
@@ -78,7 +79,7 @@ class Probe:
         """Run the conditioning alone up to the last captured block."""
         import comfy.samplers
 
-        model, capture = guider.inner_model, Capture()
+        model, capture = guider.inner_model, self.capture()
         probing = _probe_options(options)
         unet.install(probing, scene.blocks, capture, with_self=self.separation > 0 and len(scene.phrases) > 1)
         cond = dict(scene.cond)

@@ -1,77 +1,264 @@
-"""The guided step on small random models of the real host: what it changes, and what it must leave alone."""
+"""The guided step on small random models of the real host: maps, gradients, updates, samplers."""
 
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 import torch
-
-STEPS = 4
-
-
-def conditioning(tokens=77, highlights=None, seed=5, width=64, **options):
-    """A random CONDITIONING; `highlights`: list of (phrase, tokens, box, strength)."""
-    context = torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(seed))
-    if highlights is not None:
-        options["limelight_highlights"] = bound(highlights)
-    return [[context, options]]
+from guided_runs import BAR, CIRCLE, attach, conditioning, look, noise, prepared, sample
 
 
-def bound(highlights):
-    return {
-        "version": 1,
-        "text_tokens": [1, 2, 3, 4, 5, 6],
-        "highlights": [
-            {
-                "phrase": phrase,
-                "tokens": tokens,
-                "strength": strength,
-                "instances": [{"shapes": [{"type": "box", "box": box}]}],
-            }
-            for phrase, tokens, box, strength in highlights
-        ],
-    }
+def reference_look(model, run, x):
+    """The losses and gradient by plain autograd: ordinary weights, whole forward, maps from the layers' own outputs."""
+    import copy
+
+    from limelight.guidance.losses import placement_loss
+
+    scene = run.scenes[0]
+    keys = {block.key for block in scene.blocks}
+    with torch.inference_mode(False):
+        base = copy.copy(model.model)
+        network = copy.deepcopy(model.model.diffusion_model)
+        for module in network.modules():
+            for name, value in list(module._parameters.items()):
+                if value is not None:
+                    module._parameters[name] = torch.nn.Parameter(value.clone(), requires_grad=False)
+        base._modules = {**base._modules, "diffusion_model": network}
+        seen, maps = {}, []
+
+        def attention(key, heads):
+            def keep_q(module, args, q):
+                seen[key] = (q, (x.shape[-2], x.shape[-1]))
+
+            def keep_k(module, args, k):
+                q, _ = seen[key]
+                b, n, c = q.shape
+                split = [t.view(b, -1, heads, c // heads).permute(0, 2, 1, 3) for t in (q, k)]
+                weights = torch.einsum("bhnd,bhmd->bhnm", *split) / (c // heads) ** 0.5
+                grid = next(block.grid for block in scene.blocks if block.key == key)
+                maps.append(weights.softmax(-1).mean(1).view(b, *grid, -1))
+
+            return keep_q, keep_k
+
+        for name, blocks in (("input", network.input_blocks), ("output", network.output_blocks)):
+            for number, layers in enumerate(blocks):
+                _hook(layers, (name, number), keys, attention)
+        _hook(network.middle_block, ("middle", 0), keys, attention)
+        context = scene.cond["model_conds"]["c_crossattn"].cond.clone().expand(x.shape[0], -1, -1)
+        leaf = x.clone().requires_grad_(True)
+        with torch.enable_grad():
+            base._apply_model(leaf, run.sigma.clone(), c_crossattn=context, transformer_options={})
+            targets = [scene.targets(*m.shape[1:3], m.device) for m in maps]
+            tokens = scene.bound["text_tokens"]
+            losses = torch.stack([placement_loss(m, t, tokens) for m, t in zip(maps, targets, strict=True)]).mean(0)
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    return losses.detach(), gradient, len(maps)
 
 
-CIRCLE = ("red circle", [2, 3], [0.05, 0.05, 0.45, 0.45], 1.0)
-BAR = ("blue bar", [5, 6], [0.55, 0.55, 0.95, 0.95], 1.0)
+def _hook(layers, place, keys, attention):
+    for layer in layers:
+        for index, block in enumerate(getattr(layer, "transformer_blocks", ())):
+            if (*place, index) in keys:
+                keep_q, keep_k = attention((*place, index), block.n_heads)
+                block.attn2.to_q.register_forward_hook(keep_q)
+                block.attn2.to_k.register_forward_hook(keep_k)
 
 
-def sample(model, positive, latent=(1, 4, 16, 16), sampler="euler", seed=0, steps=STEPS, cfg=3.0, mask=None, noise=None):
-    """A run of the host's KSampler on random noise, as inside a prompt. -> samples."""
-    import comfy.sample
-
-    with torch.inference_mode():
-        if noise is None:
-            noise = torch.randn(latent, generator=torch.Generator().manual_seed(seed))
-        return comfy.sample.sample(
-            model,
-            noise,
-            steps,
-            cfg,
-            sampler,
-            "normal",
-            positive,
-            conditioning(seed=9),
-            torch.zeros_like(noise),
-            noise_mask=mask,
-            seed=seed,
-            disable_pbar=True,
-        ).clone()
+def assert_close(found, expected, tolerance=1e-4):
+    """Relative to the largest value."""
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-def attach(model, **changes):
-    from limelight.guidance.step import attach
+@pytest.mark.parametrize("size", [(16, 16), (17, 23)])
+def test_gradient_is_that_of_plain_autograd(tiny_sd15, size):
+    x = noise(2, 4, *size) * 5
+    run = prepared(tiny_sd15, conditioning(CIRCLE, BAR), x)
+    expected, gradient, maps = reference_look(tiny_sd15, run, x)
+    found = look(run, x)
+    assert maps == len(run.scenes[0].blocks) > 1
+    assert_close(found.losses, expected)
+    assert gradient.abs().max() > 0
+    assert_close(found.gradient, gradient)
 
-    return attach(model, **{"iterations": 2, "end_percent": 1.0, "step_size": 0.05, **changes})
+
+def test_checkpointing_changes_nothing_but_memory(tiny_sd15):
+    x = noise(1, 4, 16, 16) * 5
+    run = prepared(tiny_sd15, conditioning(CIRCLE, BAR), x)
+    expected = look(run, x)
+    found = look(run, x, checkpoint=True)
+    assert torch.equal(found.losses, expected.losses)
+    assert_close(found.gradient, expected.gradient, 1e-5)
 
 
-def test_smoke(tiny_sd15, caplog):
-    positive = conditioning(highlights=[CIRCLE, BAR])
-    plain = sample(tiny_sd15, positive)
+def test_separation_adds_the_self_attention_of_each_highlight_to_the_others(tiny_sd15):
+    x = noise(1, 4, 16, 16) * 5
+    run = prepared(tiny_sd15, conditioning(CIRCLE, BAR), x)
+    without, with_it = look(run, x), look(run, x, separation=1.0)
+    assert (with_it.losses > without.losses).all()
+    assert not torch.allclose(with_it.gradient, without.gradient)
+    alone = prepared(tiny_sd15, conditioning(CIRCLE), x)
+    assert torch.equal(look(alone, x, separation=1.0).losses, look(alone, x).losses)
+
+
+def test_separation_is_zero_where_objects_do_not_look_at_each_other(tiny_sd15):
+    from limelight.guidance.separation import separation_loss
+
+    run = prepared(tiny_sd15, conditioning(CIRCLE, BAR), noise(1, 4, 16, 16))
+    targets = run.scenes[0].targets(8, 8, torch.device("cpu"))
+    apart = torch.eye(64).view(1, 8, 8, 64)
+    mixed = torch.full((1, 8, 8, 64), 1 / 64)
+    assert separation_loss(apart, targets).abs().max() < 1e-6
+    assert (separation_loss(mixed, targets) > 0.05).all()
+    assert (separation_loss(mixed, targets) <= 1).all()
+
+
+def test_layers_with_fetch_time_patches_have_the_patched_gradient(host):
+    import comfy.ops
+
+    from limelight.guidance.autograd import frozen_weights
+
+    layers = (
+        (comfy.ops.disable_weight_init.Linear(6, 3), (2, 6)),
+        (comfy.ops.disable_weight_init.Conv2d(4, 3, 3, stride=2, padding=1), (2, 4, 9, 7)),
+    )
+    for layer, shape in layers:
+        with torch.inference_mode():
+            for name, value in list(layer._parameters.items()):
+                layer._parameters[name] = torch.nn.Parameter(torch.randn(value.shape), requires_grad=False)
+        layer.weight_function = [lambda weight: weight * 2]  # a LoRA of a model that is streamed to the GPU
+        x = torch.randn(shape, requires_grad=True)
+        with torch.inference_mode(False), frozen_weights(torch.nn.Sequential(layer)):
+            y = layer(x)
+            (found,) = torch.autograd.grad(y.square().sum(), x)
+        weight, bias = layer.weight.clone() * 2, layer.bias.clone()
+        if isinstance(layer, torch.nn.Linear):
+            expected = torch.nn.functional.linear(x, weight, bias)
+        else:
+            expected = torch.nn.functional.conv2d(x, weight, bias, layer.stride, layer.padding)
+        assert torch.allclose(y, expected, atol=1e-5)
+        assert_close(found, torch.autograd.grad(expected.square().sum(), x)[0], 1e-5)
+        assert "forward" not in layer.__dict__
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "uni_pc"])
+def test_loss_falls(tiny_sd15, caplog, sampler):
     with caplog.at_level(logging.INFO):
-        guided = sample(attach(tiny_sd15), positive)
-    print([r.message for r in caplog.records if "Limelight" in r.message])
-    assert not torch.equal(plain, guided)
-    assert torch.equal(plain, sample(tiny_sd15, positive))
+        sample(attach(tiny_sd15, iterations=6), conditioning(CIRCLE, BAR), sampler=sampler, steps=4)
+    line = next(record.message for record in caplog.records if "guided" in record.message)
+    first, last = re.search(r"'red circle' ([\d.]+) -> ([\d.]+)", line).groups()
+    assert "4 of 4 steps" in line
+    assert float(last) < float(first)
+
+
+def test_updates_have_the_size_that_was_asked_for(tiny_sd15):
+    x = noise(2, 4, 16, 16) * 5
+    run = prepared(tiny_sd15, conditioning(CIRCLE), x)
+    update = descend(run, x, iterations=1, step_size=1e-3)
+    rms = update.square().mean((1, 2, 3)).sqrt()
+    assert torch.allclose(rms, torch.full((2,), 1e-3 * 26**0.5), rtol=1e-3)
+    mask = torch.zeros_like(x)
+    mask[..., :4] = 1
+    masked = descend(run, x, iterations=1, step_size=1e-3, mask=mask)
+    assert (masked[..., 4:] == 0).all()
+    assert torch.allclose(masked[..., :4].square().mean((1, 2, 3)).sqrt(), rms, rtol=1e-3)
+
+
+def descend(run, x, mask=None, look=None, **changes):
+    from limelight.guidance.descent import Descent
+    from limelight.guidance.losses import placement_loss
+    from limelight.guidance.probe import Probe, differentiable_model
+
+    probe = Probe(placement_loss, 0.0, 0.0, False, False)
+    if look is not None:
+        probe.look = look
+    settings = {"iterations": 4, "step_size": 0.05, "strength": 1.0, "normalise": True}
+    descent = Descent(probe, run.scenes, **{**settings, **changes})
+    with torch.inference_mode(), differentiable_model(run.guider, run.scenes):
+        return descent.update(run.guider, x.clone(), run.sigma.clone(), run.options, mask)
+
+
+def test_a_step_that_makes_the_loss_worse_is_taken_back(tiny_sd15):
+    from limelight.guidance.probe import Look
+
+    x = torch.zeros(2, 4, 16, 16)
+    run = prepared(tiny_sd15, conditioning(CIRCLE), x)
+    visited = []
+
+    def narrow_valley(guider, scenes, at, sigma, options):
+        visited.append(at.clone())
+        distance = (at - 0.2).square().mean((1, 2, 3)) + 1.0  # never satisfied: only the valley's floor is at 1
+        return Look(distance[:, None], 2 * (at - 0.2) / at[0].numel())
+
+    update = descend(run, x, look=narrow_valley, iterations=8, step_size=0.1)
+    distances = [(at - 0.2).square().mean().item() for at in [*visited, update]]
+    assert distances[1] > distances[0]  # the first step of 0.1 * sqrt(26) jumps across the valley
+    assert distances[-1] < 0.1 * distances[0]
+
+
+def test_samples_of_a_batch_stop_one_by_one(tiny_sd15):
+    from limelight.guidance.probe import Look
+
+    x = torch.zeros(2, 4, 16, 16)
+    run = prepared(tiny_sd15, conditioning(CIRCLE), x)
+
+    def second_is_satisfied(guider, scenes, at, sigma, options):
+        gradient = torch.ones_like(at) * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
+        return Look(torch.tensor([[0.8], [0.0]]), gradient)
+
+    update = descend(run, x, look=second_is_satisfied)
+    assert (update[0] != 0).all()
+    assert (update[1] == 0).all()
+
+
+def test_gradients_that_are_not_finite_are_left_out(tiny_sd15, caplog):
+    from limelight.guidance.losses import placement_loss
+
+    def broken(maps, targets, tokens):
+        poison = torch.where(torch.arange(maps.shape[0]) == 0, torch.inf, 1.0)
+        return placement_loss(maps, targets, tokens) * poison[:, None]
+
+    x = noise(2, 4, 16, 16)
+    positive = conditioning(CIRCLE)
+    plain = sample(tiny_sd15, positive, x)
+    with caplog.at_level(logging.INFO):
+        guided = sample(attach(tiny_sd15, loss=broken), positive, x)
+    assert torch.equal(guided[0], plain[0])
+    assert guided.isfinite().all()
+    assert not torch.equal(guided[1], plain[1])
+    assert "not finite" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_are_guided_in_single_precision(make_sd15, dtype):
+    def model(dtype):
+        patcher = make_sd15()
+        with torch.inference_mode():
+            patcher.model.diffusion_model.to(dtype)
+        patcher.model.diffusion_model.dtype = dtype
+        return patcher
+
+    x = noise(1, 4, 16, 16) * 5
+    single = prepared(model(torch.float32), conditioning(CIRCLE, BAR), x)
+    half = prepared(model(dtype), conditioning(CIRCLE, BAR), x)
+    expected, found = look(single, x), look(half, x)
+    assert found.losses.dtype == found.gradient.dtype == torch.float32
+    assert (found.losses - expected.losses).abs().max() < 0.02
+    assert torch.cosine_similarity(found.gradient.flatten(), expected.gradient.flatten(), 0) > 0.9
+
+
+def test_latents_smaller_than_a_map_and_deep_transformers(make_sd15):
+    from limelight.guidance.architectures.unet import all_blocks, layout_blocks
+
+    network = make_sd15().model.diffusion_model
+    assert {block.grid for block in all_blocks(network, 16, 16)} == {(16, 16), (8, 8), (4, 4)}
+    assert {block.grid for block in layout_blocks(network, 16, 16)} == {(16, 16), (8, 8)}
+    assert {block.grid for block in layout_blocks(network, 64, 64)} == {(16, 16)}
+    assert {block.grid for block in layout_blocks(network, 6, 10)} == {(6, 10)}
+    assert {block.grid for block in layout_blocks(network, 17, 40)} == {(17, 40), (9, 20)}
+    assert {block.grid for block in layout_blocks(network, 400, 400)} == {(100, 100)}
+    depths = {"transformer_depth": [1, 1, 8], "transformer_depth_output": [1, 1, 1, 1, 8, 8]}
+    deep = make_sd15(**depths, transformer_depth_middle=8)
+    blocks = layout_blocks(deep.model.diffusion_model, 64, 64)
+    assert [block.key for block in blocks] == [("output", 0, index) for index in range(1, 7)]
