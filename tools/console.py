@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,12 +21,12 @@ def say(text: str) -> None:
 
 
 def run_step(title: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
-    """Run `command`, its output going to `log`; show the title, then the newest line of output every few seconds.
+    """Run `command`, its output going to `log`; show the title, then every few seconds the time and what it does.
 
     Raises StepFailed with the end of the output when the command fails.
     """
     say(f"{title} ...")
-    started = shown = time.monotonic()
+    started = time.monotonic()
     tail: collections.deque[str] = collections.deque(maxlen=40)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
@@ -38,20 +39,32 @@ def run_step(title: str, command: Sequence[str], log: Path, env: Mapping[str, st
             encoding="utf-8",
             errors="replace",
         )
-        try:
+
+        def read() -> None:
             for line in process.stdout:
                 file.write(line)
                 tail.append(line.rstrip())
-                if time.monotonic() - shown > 3 and not line.startswith("Requirement already satisfied"):
-                    shown = time.monotonic()
-                    print(f"    {shown - started:4.0f} s  {line.strip()[:100]}", flush=True)
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            while reader.is_alive():
+                reader.join(timeout=5)
+                if reader.is_alive():
+                    print(f"    {time.monotonic() - started:4.0f} s  {_newest(tail)[:100]}", flush=True)
             code = process.wait()
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+            reader.join()
     if code:
         raise StepFailed(f"{title}: failed (exit {code})\n" + "\n".join(tail) + f"\nAll of its output: {log}")
+
+
+def _newest(lines: Sequence[str]) -> str:
+    telling = [line for line in list(lines) if line.strip() and not line.startswith(("WARNING", "Requirement already"))]
+    return telling[-1].strip() if telling else ""
 
 
 def main_guard(function) -> int:
