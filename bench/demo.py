@@ -19,7 +19,7 @@ from ..guidance.document import parse
 from ..guidance.raster import coverage
 from ..shapeworld.reader import Found, object_of, read
 from ..tools.client import HostClient
-from .host import ROOT
+from ..tools.in_process import ROOT
 from .prompts import hit
 from .table import show
 from .workflow import load_prompt, of_type, use_shapeworld

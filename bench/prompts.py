@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,29 +73,25 @@ def stroke_of(rng: np.random.Generator, thing: Thing) -> Stroke:
     return Stroke(thing.phrase, tuple((round(x, 4), round(y, 4)) for x, y in ends), angle)
 
 
-def placements(
-    seed: int, prompts: Sequence[Prompt], unguided: Sequence[Sequence[Found]] | None = None
-) -> list[list[Stroke]]:
-    """One stroke per object of every prompt.
+def strokes_for(seed: int, index: int, prompt: Prompt, unguided: Iterable[Found] = ()) -> list[Stroke]:
+    """One stroke per object of the ``index``-th prompt.
 
     The strokes are the axes of a random scene's objects, so a picture that follows them exists: everything inside the
-    canvas, nothing overlapping. ``unguided``: what was found in each prompt's unguided images; every stroke's centre
+    canvas, nothing overlapping. ``unguided``: what was found in the prompt's unguided images; every stroke's centre
     keeps AWAY from the objects of its own phrase there, so that an image that ignores the strokes cannot hit.
     """
-    chosen = []
-    for index, prompt in enumerate(prompts):
-        rng = np.random.default_rng([seed, 2, index])
-        avoided = [(thing.phrase, thing.centroid) for thing in (unguided[index] if unguided else ())]
-        for _ in range(5000):
-            things = random_scene(rng, list(prompt.kinds)).things
-            if all(
-                t.phrase != phrase or math.dist((t.x, t.y), spot) >= AWAY for t in things for phrase, spot in avoided
-            ):
-                break
-        else:
-            raise RuntimeError(f"no room for strokes away from the unguided objects of {prompt.caption!r}")
-        chosen.append([stroke_of(rng, thing) for thing in things])
-    return chosen
+    rng = np.random.default_rng([seed, 2, index])
+    avoided = [(thing.phrase, thing.centroid) for thing in unguided]
+    for _ in range(5000):
+        things = random_scene(rng, list(prompt.kinds)).things
+        if all(
+            math.dist((thing.x, thing.y), spot) >= AWAY
+            for thing in things
+            for phrase, spot in avoided
+            if phrase == thing.phrase
+        ):
+            return [stroke_of(rng, thing) for thing in things]
+    raise RuntimeError(f"no room for strokes away from the unguided objects of {prompt.caption!r}")
 
 
 def document(strokes: Sequence[Stroke]) -> dict:

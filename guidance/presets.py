@@ -18,9 +18,15 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from .architectures.unet import Block
     from .targets import Target
 
-WINDOW = (0.0, 0.5)  # in percent of the schedule
+END_PERCENT = 0.5
+MAP_SIDE = 16  # of the attention maps that the losses see
 TEMPERATURE = 100.0
 BOX_SHARE = 0.2  # BoxDiff's P
 CORNER_REACH = 1  # BoxDiff's L, in cells
@@ -31,6 +37,29 @@ _COVERED = 0.25  # a cell belongs to the stroke's bounding box when at least thi
 def step_size(percent: float) -> float:
     """eta = 20 sqrt(r), r falling linearly from 1 to 1/2 over the whole run (Attend-and-Excite, BoxDiff)."""
     return 20 * math.sqrt(1 - 0.5 * percent)
+
+
+def layout(network: nn.Module, height: int, width: int) -> list[Block]:
+    """The blocks whose maps are nearest to 16x16, for a latent of height x width."""
+    from .architectures.unet import all_blocks
+
+    blocks = all_blocks(network, height, width)
+    side = min((min(block.grid) for block in blocks), key=lambda side: abs(math.log(side / MAP_SIDE)))
+    return [block for block in blocks if min(block.grid) == side]
+
+
+def settings(loss: Callable) -> dict:
+    """Arguments of ``step.attach`` that run a loss of this module with the published update and schedule."""
+    return {
+        "loss": loss,
+        "layout": layout,
+        "average_layers": True,
+        "normalise": False,
+        "iterations": 1,
+        "step_size": step_size,
+        "end_percent": END_PERCENT,
+        "stop_at": 0.0,
+    }
 
 
 def sharpened(maps: torch.Tensor) -> torch.Tensor:
@@ -116,3 +145,7 @@ def _top(a: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
     cells = int(region.sum())
     k = max(1, math.floor(BOX_SHARE * cells))
     return a.flatten(-2).topk(k).values.mean(-1)
+
+
+PRESETS = {"boxdiff": boxdiff, "attend-and-excite": attend_and_excite}
+"""The losses by the names of their rows in the placement table."""

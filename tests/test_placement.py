@@ -15,8 +15,8 @@ from limelight.bench.prompts import (
     document,
     hit,
     orientation_error,
-    placements,
     stroke_of,
+    strokes_for,
     two_object_prompts,
 )
 from limelight.shapeworld.reader import object_of, presence, read
@@ -47,9 +47,9 @@ def test_strokes_lie_inside_and_apart_and_away_from_the_unguided_objects() -> No
     prompts = two_object_prompts(3, 40)
     rng = np.random.default_rng(0)
     unguided = [read(render(random_scene(rng, list(prompt.kinds)))[0]) for prompt in prompts]
-    chosen = placements(3, prompts, unguided)
-    assert chosen == placements(3, prompts, unguided)
-    for prompt, strokes, found in zip(prompts, chosen, unguided, strict=True):
+    for index, (prompt, found) in enumerate(zip(prompts, unguided, strict=True)):
+        strokes = strokes_for(3, index, prompt, found)
+        assert strokes == strokes_for(3, index, prompt, found)
         assert [stroke.phrase for stroke in strokes] == prompt.phrases
         ends = np.array([stroke.points for stroke in strokes])
         assert (ends >= STROKE_WIDTH / 2).all() and (ends <= 1 - STROKE_WIDTH / 2).all()
@@ -110,8 +110,7 @@ def test_orientation_error_is_mod_pi(turn: int) -> None:
 
 
 def test_document_has_one_highlight_a_phrase() -> None:
-    prompts = [Prompt((("circle", "red"), ("bar", "blue")), "gray")]
-    strokes = placements(0, prompts)[0]
+    strokes = strokes_for(0, 0, Prompt((("circle", "red"), ("bar", "blue")), "gray"))
     made = document(strokes)
     assert made["version"] == 1
     assert [entry["phrase"] for entry in made["highlights"]] == ["red circle", "blue bar"]

@@ -1,0 +1,81 @@
+"""Sample shapeworld with the host's own classes in this process, as its KSampler does."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..tools.in_process import ROOT, import_host
+
+STEPS = 25
+SCALE = 4.0  # guidance scale of all tables
+SCHEDULER = "normal"
+SIDE = 128
+WEIGHTS = ROOT / "shapeworld" / "nodes" / "shapeworld.safetensors"
+
+
+@dataclass(frozen=True)
+class World:
+    """The host's MODEL, CLIP and VAE objects."""
+
+    model: Any
+    clip: Any
+    vae: Any
+
+
+def load_world(weights: Path = WEIGHTS) -> World:
+    """Shapeworld through its loader node's code, on the GPU where torch has one."""
+    if not weights.is_file():
+        raise FileNotFoundError(f"no shapeworld weights at {weights}: train and export them (shapeworld/README.md)")
+    import torch
+
+    import_host(cpu=not torch.cuda.is_available())
+    return World(*_loader().load(weights))
+
+
+def _loader() -> ModuleType:
+    """The loader's folder, imported as the host imports it: a package of its own."""
+    spec = importlib.util.spec_from_file_location(
+        "limelight_shapeworld", ROOT / "shapeworld" / "nodes" / "__init__.py", submodule_search_locations=[]
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def encode(clip: Any, text: str, **options: Any) -> list:
+    """CONDITIONING of a prompt as CLIPTextEncode makes it, with ``options`` set on every entry."""
+    import torch
+
+    with torch.inference_mode():
+        return [[rows, {**own, **options}] for rows, own in clip.encode_from_tokens_scheduled(clip.tokenize(text))]
+
+
+def sample(model: Any, positive: list, negative: list, seed: int, sampler: str = "euler") -> tuple[Any, float]:
+    """One image. -> latent (1, 4, SIDE / 8, SIDE / 8), seconds."""
+    import comfy.sample
+    import torch
+
+    empty = torch.zeros(1, 4, SIDE // 8, SIDE // 8)
+    noise = comfy.sample.prepare_noise(empty, seed)
+    with torch.inference_mode():
+        started = time.perf_counter()
+        latent = comfy.sample.sample(
+            model, noise, STEPS, SCALE, sampler, SCHEDULER, positive, negative, empty, disable_pbar=True, seed=seed
+        )
+    return latent, time.perf_counter() - started
+
+
+def decode(vae: Any, latent: Any) -> np.ndarray:
+    """-> uint8 (SIDE, SIDE, 3)."""
+    import torch
+
+    with torch.inference_mode():
+        image = vae.decode(latent)[0]
+    return (image.clamp(0, 1) * 255).round().byte().cpu().numpy()
