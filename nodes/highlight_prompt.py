@@ -9,8 +9,7 @@ from ..guidance.binding import KEY, bind, bind_to, merge_bound
 from ..guidance.document import parse
 from ..guidance.errors import LimelightError
 from ..guidance.prompt_tokens import BREAK, PromptTokens, read_prompt, tokenize
-
-Highlights = io.Custom("HIGHLIGHTS")
+from .schema import Highlights, advanced
 
 
 class LimelightHighlightPrompt(io.ComfyNode):
@@ -72,21 +71,25 @@ class LimelightHighlightBind(io.ComfyNode):
                     tooltip="The text that the conditioning was made from, exactly as it was encoded.",
                 ),
                 Highlights.Input("highlights", tooltip="Which phrase goes where. An empty document changes nothing."),
-                io.Int.Input(
-                    "first_chunk",
-                    default=0,
-                    min=0,
-                    max=1000,
-                    optional=True,
-                    tooltip="How many chunks of 77 tokens of other text come before this text in the conditioning. 0 "
-                    "unless Conditioning (Concat) put it behind another prompt.",
+                advanced(
+                    io.Int.Input(
+                        "first_chunk",
+                        default=0,
+                        min=0,
+                        max=1000,
+                        optional=True,
+                        tooltip="How many chunks of 77 tokens of other text come before this text in the conditioning. "
+                        "0 unless Conditioning (Concat) put it behind another prompt.",
+                    )
                 ),
-                io.Boolean.Input(
-                    "break_starts_chunk",
-                    default=False,
-                    optional=True,
-                    tooltip="On for a node that encodes the parts between BREAK on their own. Off for ComfyUI's own "
-                    "nodes, for which BREAK is a word like any other.",
+                advanced(
+                    io.Boolean.Input(
+                        "break_starts_chunk",
+                        default=False,
+                        optional=True,
+                        tooltip="On for a node that encodes the parts between BREAK by themselves. Off for ComfyUI's "
+                        "own nodes, for which BREAK is a word like any other.",
+                    )
                 ),
             ],
             outputs=[
@@ -114,7 +117,7 @@ class LimelightHighlightBind(io.ComfyNode):
 
 
 def _check_columns(columns: int, prompt: PromptTokens, other: PromptTokens, first_chunk: int) -> None:
-    """Raises LimelightError unless so many columns can hold the prompt. ``other``: the same with BREAK read otherwise."""
+    """Raises LimelightError unless so many columns can hold the prompt. ``other``: with BREAK read the other way."""
     if columns == other.length:
         raise LimelightError(
             f"break_starts_chunk: the conditioning has {columns} tokens, and the text takes {prompt.length} with this "
