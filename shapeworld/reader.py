@@ -16,7 +16,7 @@ import numpy as np
 from .scenes import COLOURS
 
 MIN_AREA = 0.008  # share of the image below which a blob is noise; the smallest drawn object covers 0.04
-MIN_CONFIDENCE = 0.7  # a blob that fits its shape less well than this is no circle, square or bar
+MIN_CONFIDENCE = 0.75  # a blob that fits its shape less well than this is no circle, square or bar
 BAR_ASPECT = 1.7  # length over thickness; drawn bars have 2.7 and more
 
 _CHROMA = 0.42  # of the palette colour's chroma; 0.5 is the middle of an edge, generated colours are duller
