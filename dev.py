@@ -12,9 +12,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 if sys.version_info < (3, 10):  # noqa: UP036 - an older Python gets this far and deserves the reason
     sys.exit(f"Limelight needs Python 3.10 or newer; this is {sys.version.split()[0]}")
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH, where set, leaves this folder out
 
 from tools.console import StepFailed, main_guard, say
 from tools.environment import ROOT, prepare
