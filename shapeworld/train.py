@@ -4,7 +4,8 @@
     python -m limelight.shapeworld.train unet    --work DIR --steps 6000 --tokenizer HOST/comfy/sd1_tokenizer
     python -m limelight.shapeworld.train decoder --work DIR --steps 1000 --batch 8
 
-The last stage sharpens the autoencoder's decoder on whole images; the latents, and so the UNet, stay as they are. Every stage resumes from ``DIR/<stage>.pt``; asking for more ``--steps`` trains on. CPU or CUDA, bf16 autocast.
+The last stage sharpens the autoencoder's decoder on whole images; the latents, and so the UNet, stay as they are.
+Every stage resumes from ``DIR/<stage>.pt``; asking for more ``--steps`` trains on. CPU or CUDA, bf16 autocast.
 """
 
 from __future__ import annotations
@@ -29,18 +30,21 @@ from .networks import (
     build_vae,
     whiten_latents,
 )
-from .scenes import random_scene, render
+from .scenes import random_scene, render, render_mask
 
 # isort: split
 # after .networks, which makes torchvision importable
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import EMAModel
 
+from .grounding import grounding_loss, record
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 COOLDOWN = 0.2  # last share of the steps, over which the learning rate falls to zero
 CAPTION_DROPOUT = 0.1
 SNR_CAP = 5.0
+GROUNDING = 0.05  # weight of the loss on cross-attention maps
 LATENT_NOISE = 0.1  # of the white latents' standard deviation, when the decoder is sharpened
 VALIDATION = (
     "a red circle and a blue bar on a gray background",
@@ -80,7 +84,9 @@ def save(path: Path, **parts: object) -> None:
     partial.replace(path)
 
 
-def steps_of(state: dict, name: str, steps: int, save_every: int, keep: Callable[[], None]) -> Iterator[tuple[int, tqdm]]:
+def steps_of(
+    state: dict, name: str, steps: int, save_every: int, keep: Callable[[], None]
+) -> Iterator[tuple[int, tqdm]]:
     """Yield the steps that are left, with the progress bar; save on the way and at the end."""
     bar = tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc=name, mininterval=5)
     for step in bar:
@@ -203,6 +209,31 @@ def cached_latents(work: Path, vae: torch.nn.Module, vocabulary: Vocabulary, cou
     return cache["latents"], cache["rows"]
 
 
+def cached_grounding(work: Path, rows: torch.Tensor, vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the objects of the cached scenes are, drawn again from the same random numbers.
+
+    -> coverage uint8 (count, 3, 16, 16) and the column of each object's colour word (count, 3), -1 where there is none;
+    the shape's word is the next column.
+    """
+    path = work / f"grounding-{len(rows)}.pt"
+    if not path.exists():
+        rng = np.random.default_rng(2)
+        masks = torch.zeros(len(rows), 3, LATENT_SIDE, LATENT_SIDE, dtype=torch.uint8)
+        columns = torch.full((len(rows), 3), -1)
+        for start in tqdm(range(0, len(rows), 100), desc="grounding", mininterval=5):
+            drawn = [random_scene(rng) for _ in range(100)]
+            for index, scene in enumerate(drawn, start=start):
+                rng.integers(0, 2, (1 + len(scene.things), 3))  # the colours' jitter
+                pairs = vocabulary.encode([thing.phrase for thing in scene.things])[:, 1:3]
+                for slot, (thing, pair) in enumerate(zip(scene.things, pairs, strict=True)):
+                    masks[index, slot] = torch.from_numpy(render_mask(thing, LATENT_SIDE) * 255).byte()
+                    found = (rows[index, :-1] == pair[0]) & (rows[index, 1:] == pair[1])
+                    columns[index, slot] = int(found.nonzero()[0])
+        save(path, masks=masks, columns=columns)
+    cache = torch.load(path, weights_only=True)
+    return cache["masks"], cache["columns"]
+
+
 def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: Path, count: int) -> None:
     vae = AutoencoderKL.from_pretrained(work / "vae").to(DEVICE).eval().requires_grad_(False)
     vocabulary = Vocabulary(tokenizer)
@@ -220,6 +251,8 @@ def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: 
     ema.to(DEVICE)
     generator = torch.Generator().manual_seed(state["step"])
     latents, rows = cached_latents(work, vae, vocabulary, count)
+    masks, columns = cached_grounding(work, rows, vocabulary)
+    maps = record(models["unet"])
     empty = vocabulary.encode([""])
     noise_schedule = DDPMScheduler(**SCHEDULE)
     cumulative = noise_schedule.alphas_cumprod
@@ -237,13 +270,14 @@ def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: 
         )
 
     started, log = time.time(), (work / "unet.log").open("a")
-    average = 1.0
-    for step, bar in steps_of(state, "unet", steps, 500, keep):
+    average, average_grounding = 1.0, 0.3
+    for step, bar in steps_of(state, "unet", steps, 200, keep):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(base_rate, step, steps)
         chosen = torch.randint(len(latents), (batch,), generator=generator)
         clean = latents[chosen].float().to(DEVICE)
-        tokens = torch.where(torch.rand(batch, 1, generator=generator) < CAPTION_DROPOUT, empty, rows[chosen])
+        dropped = torch.rand(batch, 1, generator=generator) < CAPTION_DROPOUT
+        tokens = torch.where(dropped, empty, rows[chosen])
         noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
         timesteps = torch.multinomial(density, batch, replacement=True, generator=generator)
         noisy = noise_schedule.add_noise(clean, noise, timesteps.to(DEVICE))
@@ -251,17 +285,22 @@ def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: 
             context = models["text"](tokens.to(DEVICE)).last_hidden_state
             predicted = models["unet"](noisy, timesteps.to(DEVICE), context).sample
         loss = F.mse_loss(predicted.float(), noise)
-        loss.backward()
+        named = torch.where(dropped, -1, columns[chosen]).to(DEVICE)
+        grounding = grounding_loss(maps, masks[chosen].to(DEVICE).float() / 255, named)
+        maps.clear()
+        (loss + GROUNDING * grounding).backward()
         torch.nn.utils.clip_grad_norm_(models.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         ema.step(models.parameters())
         average += 0.01 * (loss.item() - average)
-        bar.set_postfix(loss=f"{average:.4f}", refresh=False)
+        average_grounding += 0.01 * (grounding.item() - average_grounding)
+        bar.set_postfix(loss=f"{average:.4f}", grounding=f"{average_grounding:.4f}", refresh=False)
         if (step + 1) % 500 == 0:
             ema.store(models.parameters())
             ema.copy_to(models.parameters())
             images = generate(models["text"], models["unet"], vae, vocabulary, VALIDATION)
+            maps.clear()
             ema.restore(models.parameters())
             sheet(work / f"sample-{step + 1:06d}.png", images, columns=len(VALIDATION))
             print(f"{step + 1} {average:.4f} {time.time() - started:.0f}s", file=log, flush=True)
