@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 Points = Sequence[tuple[float, float]]
 
-_INSET = 1e-4  # a shape that only touches the border leaves nothing to draw
+_INSET = 2e-3  # a polygon that reaches in by less leaves nothing to draw
+_FLAT = 1e-4
 
 
 def polyline_enters_canvas(points: Points) -> bool:
-    """True when the line through the points (or the single point) comes inside the unit square."""
-    return any(_segment_enters(a, b) for a, b in zip(points, points[1:] or points, strict=False))
+    """True when the line through the points (or the single point) meets the unit square, border included."""
+    return any(_segment_enters(a, b, 0.0) for a, b in zip(points, points[1:] or points, strict=False))
 
 
 def polygon_enters_canvas(points: Points) -> bool:
@@ -20,7 +21,7 @@ def polygon_enters_canvas(points: Points) -> bool:
     If no edge enters the square, the square lies wholly inside or wholly outside, so that its centre decides.
     """
     edges = list(zip(points, (*points[1:], points[0]), strict=True))
-    if any(_segment_enters(a, b) for a, b in edges):
+    if any(_segment_enters(a, b, _INSET) for a, b in edges):
         return True
     crossings = 0
     for (ax, ay), (bx, by) in edges:
@@ -30,19 +31,19 @@ def polygon_enters_canvas(points: Points) -> bool:
 
 
 def collinear(points: Points) -> bool:
-    """True when all points lie within 1e-4 of one line, so that they enclose nothing that could be drawn."""
+    """True when all points lie within `_FLAT` of one line, so that they enclose nothing that could be drawn."""
     ax, ay = points[0]
     bx, by = max(points, key=lambda point: (point[0] - ax) ** 2 + (point[1] - ay) ** 2)
     length = ((bx - ax) ** 2 + (by - ay) ** 2) ** 0.5
-    return all(abs((bx - ax) * (y - ay) - (by - ay) * (x - ax)) <= _INSET * length for x, y in points)
+    return all(abs((bx - ax) * (y - ay) - (by - ay) * (x - ax)) <= _FLAT * length for x, y in points)
 
 
-def _segment_enters(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    """Liang-Barsky clipping of the segment to the square, which is drawn in by `_INSET` on every side."""
+def _segment_enters(a: tuple[float, float], b: tuple[float, float], inset: float) -> bool:
+    """Liang-Barsky clipping of the segment to the square, which is drawn in by ``inset`` on every side."""
     start, end = 0.0, 1.0
     for p, q in zip(a, b, strict=True):
         step = q - p
-        low, high = _INSET - p, 1 - _INSET - p
+        low, high = inset - p, 1 - inset - p
         if step == 0:
             if low > 0 or high < 0:
                 return False

@@ -87,6 +87,12 @@ def test_partly_outside_is_kept():
     document.parse(plain(stroke([-0.5, 0.5], [0.1, 0.5]), box(-1, -1, 0.1, 0.1), polygon([-1, -1], [3, 0.4], [-1, 3])))
 
 
+@pytest.mark.parametrize("x", [0, 1])
+def test_a_stroke_along_the_border_is_kept(x):
+    """Half of its width is inside."""
+    document.parse(plain(stroke([x, 0.2], [x, 0.8]), stroke([x, x])))
+
+
 def test_a_polygon_around_the_canvas_covers_it():
     document.parse(plain(polygon([-1, -1], [2, -1], [2, 2], [-1, 2])))
 
