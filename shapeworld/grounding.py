@@ -25,7 +25,8 @@ class RecordingProcessor:
             projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for projected in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
         )
-        weights = (query.float() @ key.float().transpose(-1, -2) * attn.scale).softmax(-1)
+        scores = query @ key.transpose(-1, -2) * attn.scale
+        weights = scores.float().softmax(-1)
         self.maps.append(weights.mean(1))
         out = (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)
         return attn.to_out[1](attn.to_out[0](out))
@@ -55,6 +56,6 @@ def grounding_loss(maps: list[torch.Tensor], masks: torch.Tensor, columns: torch
         target = F.adaptive_avg_pool2d(masks, side).flatten(2)
         first = columns.clamp(min=0)[:, None].expand(-1, probabilities.shape[1], -1)
         both = probabilities.gather(2, first) + probabilities.gather(2, first + 1)
-        both = both.transpose(1, 2).clamp(1e-4, 1 - 1e-4)
+        both = both.transpose(1, 2).float().clamp(1e-4, 1 - 1e-4)
         losses.append(F.binary_cross_entropy(both, target, reduction="none").mean(-1)[present].mean())
     return torch.stack(losses).mean()
