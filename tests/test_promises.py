@@ -130,6 +130,22 @@ def test_interrupts_are_honoured_and_nothing_stays(tiny_sd15, checkpoint):
     assert torch.equal(plain, sample(tiny_sd15, positive))
 
 
+def test_memory_for_the_gradient_is_asked_for(tiny_sd15):
+    from comfy.patcher_extension import WrappersMP
+
+    asked = []
+
+    def host_side(executor, model, noise_shape, *args, **kwargs):
+        asked.append(list(noise_shape))
+        return executor(model, noise_shape, *args, **kwargs)
+
+    guided = attach(tiny_sd15)
+    guided.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "test", host_side)
+    sample(guided, conditioning(CIRCLE), steps=1)
+    sample(guided, conditioning(), steps=1)
+    assert asked == [[2, 4, 16, 16], [1, 4, 16, 16]]
+
+
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "ddim"])
 def test_outside_a_noise_mask_nothing_changes(tiny_sd15, sampler):
     mask = torch.zeros(1, 1, 16, 16)
@@ -428,7 +444,7 @@ def test_unknown_samplers_are_guided_through_the_prediction(tiny_sd15, caplog):
     class Own(comfy.samplers.Sampler):
         """A sampler class of another pack, without a sampler function."""
 
-        def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, **_):
+        def sample(self, model_wrap, sigmas, extra_args, callback, noise, *rest):
             x = noise * sigmas[0]
             for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
                 denoised = model_wrap(x, sigma * x.new_ones(len(x)), extra_args["model_options"], extra_args["seed"])
@@ -454,13 +470,15 @@ def test_unknown_samplers_are_guided_through_the_prediction(tiny_sd15, caplog):
 
 
 def test_diffusion_transformers_are_refused(tiny_sd15):
+    import comfy.ops
     from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
 
     from limelight.guidance.errors import LimelightError
     from limelight.nodes.highlight_guidance import LimelightHighlightGuidance
 
+    network = MMDiT(depth=2, input_size=None, device="cpu", operations=comfy.ops.disable_weight_init)
     model = tiny_sd15.clone()
-    model.model = type("Model", (), {"diffusion_model": MMDiT(depth=2, input_size=None, device="cpu")})()
+    model.model = type("Model", (), {"diffusion_model": network})()
     with pytest.raises(LimelightError, match="MMDiT.*Diffusion transformers are not supported yet"):
         LimelightHighlightGuidance.execute(model, 1.0, 0.0, 0.5, 3)
 
