@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,13 @@ def test_a_host_that_dies_while_starting_shows_its_log(tmp_path):
     (tmp_path / "main.py").write_text("raise SystemExit('no database today')\n")
     with pytest.raises(StepFailed, match="no database today"):
         HostServer(Path(sys.executable), tmp_path, base=tmp_path / "base", packs={}).__enter__()
+
+
+def test_a_port_in_use_is_named(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(StepFailed, match=f"port {port} is in use"):
+            HostServer(Path(sys.executable), tmp_path, base=tmp_path / "base", port=port).__enter__()
 
 
 def test_a_failed_step_shows_the_end_of_its_output(tmp_path):

@@ -93,6 +93,9 @@ class HostServer:
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> HostServer:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                raise StepFailed(f"port {self.port} is in use by another program; choose one with --port, 0 for any")
         packs = prepare_base(self.base, self.packs)
         command = [str(self.python), "-m", "limelight.tools.run_host", str(self.host)]
         command += ["--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.base)]
