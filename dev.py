@@ -19,9 +19,10 @@ if sys.version_info < (3, 10):  # noqa: UP036 - an older Python gets this far an
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH, where set, leaves this folder out
 
+from bench.workflow import shapeworld_copies
 from tools.console import StepFailed, main_guard, say
 from tools.environment import ROOT, prepare
-from tools.server import HostServer
+from tools.server import BASE, HostServer
 
 
 def demo(options: argparse.Namespace, rest: list[str]) -> int:
@@ -34,8 +35,10 @@ def demo(options: argparse.Namespace, rest: list[str]) -> int:
 def serve(options: argparse.Namespace, rest: list[str]) -> int:
     """Serve ComfyUI with the pack until Ctrl-C."""
     python, host = prepare()
+    shapeworld_copies(ROOT / "workflows", BASE)
     with HostServer(python, host, port=options.port, flags=rest) as server:
         say(f"ComfyUI with Limelight: {server.url}  (Ctrl-C stops it; its log: {server.log_path.relative_to(ROOT)})")
+        say("Workflows (left) lists each example ready to run on shapeworld.")
         while server.running():
             time.sleep(0.5)
         raise StepFailed(f"the host ended by itself:\n{server.log()[-4000:]}")

@@ -54,6 +54,21 @@ def of_type(prompt: dict[str, dict], class_type: str) -> list[dict]:
     return [prompt[key] for key in sorted(prompt, key=int) if prompt[key]["class_type"] == class_type]
 
 
+def shapeworld_copies(folder: Path, base: Path, side: int = 128) -> None:
+    """Put a copy of every workflow of ``folder``, ready for shapeworld, among the saved workflows of a host's base
+    directory, so that the front end lists it and *Run* works without a checkpoint."""
+    saved = base / "user" / "default" / "workflows"
+    saved.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.glob("*.json")):
+        workflow = json.loads(path.read_text(encoding="utf-8"))
+        for node in workflow["nodes"]:
+            if node["type"] == "CheckpointLoaderSimple":
+                node.update(type="ShapeworldLoader", widgets_values=[], properties={})
+            elif node["type"] == "EmptyLatentImage":
+                node["widgets_values"][:2] = [side, side]
+        (saved / f"{path.stem}_shapeworld.json").write_text(json.dumps(workflow), encoding="utf-8")
+
+
 def use_shapeworld(prompt: dict[str, dict], side: int = 128) -> None:
     """Swap the checkpoint loader for shapeworld's, in place, and the empty latents for its size."""
     for node in of_type(prompt, "CheckpointLoaderSimple"):
