@@ -44,7 +44,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "end_percent",
-                    default=0.5,
+                    default=0.4,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -52,7 +52,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "iterations",
-                    default=3,
+                    default=2,
                     min=1,
                     max=20,
                     tooltip="Updates in each guided step, at most. Each costs less than a sampling step. Fewer are "
@@ -61,7 +61,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "step_size",
-                        default=0.03,
+                        default=0.08,
                         min=0.001,
                         max=1.0,
                         step=0.001,
@@ -72,7 +72,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "stop_at",
-                        default=0.05,
+                        default=0.1,
                         min=0.0,
                         max=1.0,
                         step=0.01,
@@ -121,8 +121,8 @@ class LimelightHighlightGuidance(io.ComfyNode):
         start_percent,
         end_percent,
         iterations,
-        step_size=0.03,
-        stop_at=0.05,
+        step_size=0.08,
+        stop_at=0.1,
         looseness=1.0,
         separation=0.0,
         save_memory=False,
