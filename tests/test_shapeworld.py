@@ -102,3 +102,31 @@ def test_captions():
     assert caption(["red bar", "blue bar", "green circle"], "white") == (
         "a red bar, a blue bar and a green circle on a white background"
     )
+
+
+def test_recording_attention_changes_nothing():
+    from limelight.shapeworld.grounding import record
+    from limelight.shapeworld.networks import build_unet
+
+    torch.manual_seed(0)
+    unet = build_unet().eval()
+    x, t, context = torch.randn(2, 4, 16, 16), torch.tensor([500, 20]), torch.randn(2, 77, 128)
+    with torch.no_grad():
+        expected = unet(x, t, context).sample
+        maps = record(unet)
+        torch.testing.assert_close(unet(x, t, context).sample, expected, atol=1e-5, rtol=0)
+    assert {tuple(each.shape) for each in maps} == {(2, 256, 77), (2, 64, 77)}
+    assert all(torch.allclose(each.sum(-1), torch.ones(())) for each in maps)
+
+
+def test_grounding_loss_compares_words_with_masks():
+    from limelight.shapeworld.grounding import grounding_loss
+
+    mask = torch.zeros(1, 3, 16, 16)
+    mask[0, 0, 4:8, 4:8] = 1
+    columns = torch.tensor([[2, -1, -1]])
+    perfect = torch.zeros(1, 256, 77)
+    perfect[0, :, 0] = 1 - mask[0, 0].flatten()
+    perfect[0, :, 2] = perfect[0, :, 3] = mask[0, 0].flatten() / 2
+    flat = torch.full((1, 256, 77), 1 / 77)
+    assert grounding_loss([perfect], mask, columns) < 0.01 < grounding_loss([flat], mask, columns)
