@@ -3,7 +3,8 @@
 step_ratio: one guidance iteration (forward of the positive conditioning up to the last map, losses, backward) divided
 by one denoising step with CFG (a forward of batch 2), in CPU time of the process, median over interleaved repeats.
 peak_memory_ratio: peak resident memory of a process that samples one guided step, divided by that of a process that
-samples one plain step; libraries and weights (float32) are in both.
+samples one plain step; libraries and weights (float32) are in both. All rows use PyTorch's fused attention, the host's
+choice on GPUs: its choice on CPUs is slower and would flatter the guided pass.
 
 `naive` is the guidance that published code does: the whole forward, explicit attention probabilities of every
 cross-attention, for every head, all of them kept.
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 
+from ..guidance.capture import differentiable
 from ..tools.in_process import import_host
 from .table import arguments, command, write
 
@@ -42,6 +44,7 @@ SD15 = {
 }
 LATENT = 64
 SIGMA = 5.0
+FUSED = {"optimized_attention_override": differentiable}
 ROWS = ("plain", "limelight", "naive")
 HIGHLIGHTS = {
     "version": 1,
@@ -79,7 +82,9 @@ def build_model(seed: int):
             else:
                 parameter.data.fill_(1.0 if parameter.ndim else 0.0)
     device = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+    patcher.model_options["transformer_options"].update(FUSED)
+    return patcher
 
 
 def conditionings(seed: int) -> tuple[list, list]:
@@ -136,7 +141,7 @@ def looks(model, seed: int) -> dict:
     model.pre_run()
     guider.inner_model = model.model
     guider.conds = comfy.samplers.process_conds(model.model, x, guider.conds, x.device, x, None, seed)
-    options = {"transformer_options": {}}
+    options = {"transformer_options": dict(FUSED)}
 
     def plain():
         with torch.inference_mode():
