@@ -1,6 +1,7 @@
-"""Write the trained networks as one safetensors file in the layout of an SD1 checkpoint.
+"""Write the trained networks as one safetensors file in the layout of an SD1 checkpoint, or read them back from it.
 
-    python -m limelight.shapeworld.export --work DIR --host HOST --out shapeworld/nodes/shapeworld.safetensors
+    python -m limelight.shapeworld.export --work DIR --host HOST
+    python -m limelight.shapeworld.export --work DIR --host HOST --restore    # to train on from the committed file
 
 Only the embedding rows of the words that the scenes use are stored; the loader spreads them over CLIP's 49,408.
 """
@@ -13,9 +14,19 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from .networks import HEADS, MAX_TOKENS, TEXT_LAYERS, TEXT_WIDTH, UNET_CHANNELS, Vocabulary
+from .networks import (
+    HEADS,
+    MAX_TOKENS,
+    TEXT_LAYERS,
+    TEXT_WIDTH,
+    UNET_CHANNELS,
+    Vocabulary,
+    build_text_encoder,
+    build_unet,
+    build_vae,
+)
 
 # isort: split
 # after .networks, which makes torchvision importable
@@ -76,26 +87,53 @@ def text_config() -> dict:
 
 def checkpoint(work: Path, host: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """-> tensors by SD1 key, and the metadata that the loader needs."""
+    unet = UNet2DConditionModel.from_pretrained(work / "unet")
+    vae = AutoencoderKL.from_pretrained(work / "vae")
+    text = CLIPTextModel.from_pretrained(work / "text_encoder")
+    tensors = {}
+    for network, names in zip((unet, vae, text), names_in_file(unet, vae, text, host), strict=True):
+        state = network.state_dict()
+        for key, name in names.items():
+            value = state[key].half()
+            # the SD1 layout keeps the autoencoder's attention as 1x1 convolutions
+            as_convolution = name.startswith("first_stage_model.") and ".attn_1." in name and value.ndim == 2
+            tensors[name] = (value[:, :, None, None] if as_convolution else value).contiguous()
+    tensors["shapeworld.clip_ids"] = Vocabulary(host / "comfy" / "sd1_tokenizer").clip_ids
+    described = {"unet": unet_config(unet.config.in_channels), "vae": vae_config(vae), "text": text_config()}
+    return tensors, {"shapeworld": json.dumps(described)}
+
+
+def names_in_file(unet, vae, text, host: Path) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """For each network: its own keys -> those of the file, by the host's own tables."""
     sys.path.insert(0, str(host))
     from comfy.diffusers_convert import convert_vae_state_dict
     from comfy.utils import unet_to_diffusers
 
-    unet = UNet2DConditionModel.from_pretrained(work / "unet")
-    vae = AutoencoderKL.from_pretrained(work / "vae")
-    text = CLIPTextModel.from_pretrained(work / "text_encoder")
-    config = unet_config(unet.config.in_channels)
-    renamed = unet_to_diffusers(config)
-    tensors = {f"model.diffusion_model.{renamed[key]}": value for key, value in unet.state_dict().items()}
-    for key, value in convert_vae_state_dict(vae.state_dict()).items():
-        tensors[f"first_stage_model.{key}"] = value
-    for key, value in text.state_dict().items():
-        name = key if key.startswith("text_model.") else f"text_model.{key}"
-        if not name.endswith("position_ids"):
-            tensors[f"cond_stage_model.transformer.{name}"] = value
-    tensors = {key: value.half().contiguous() for key, value in tensors.items()}
-    tensors["shapeworld.clip_ids"] = Vocabulary(host / "comfy" / "sd1_tokenizer").clip_ids
-    described = {"unet": config, "vae": vae_config(vae), "text": text_config()}
-    return tensors, {"shapeworld": json.dumps(described)}
+    table = unet_to_diffusers(unet_config(unet.config.in_channels))
+    vae_state = vae.state_dict()
+    of_vae = dict(zip(vae_state, convert_vae_state_dict(vae_state), strict=True))  # it keeps the order
+    of_text = {
+        key: key if key.startswith("text_model.") else f"text_model.{key}"
+        for key in text.state_dict()
+        if not key.endswith("position_ids")
+    }
+    return (
+        {key: f"model.diffusion_model.{table[key]}" for key in unet.state_dict()},
+        {key: f"first_stage_model.{name}" for key, name in of_vae.items()},
+        {key: f"cond_stage_model.transformer.{name}" for key, name in of_text.items()},
+    )
+
+
+def restore(path: Path, work: Path, host: Path) -> None:
+    """Write the networks of an exported file as the trainer's folders, from which its next stages start."""
+    tensors = load_file(path)
+    rows = len(tensors["shapeworld.clip_ids"]) + 1
+    networks = {"unet": build_unet(), "vae": build_vae(), "text_encoder": build_text_encoder(rows)}
+    for (folder, network), names in zip(networks.items(), names_in_file(*networks.values(), host), strict=True):
+        state = network.state_dict()
+        state.update({key: tensors[name].float().reshape(state[key].shape) for key, name in names.items()})
+        network.load_state_dict(state)
+        network.save_pretrained(work / folder)
 
 
 def main() -> None:
@@ -103,7 +141,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="the trainer's folder")
     parser.add_argument("--host", type=Path, required=True, help="a ComfyUI folder (key maps and tokenizer)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "nodes" / "shapeworld.safetensors")
+    parser.add_argument("--restore", action="store_true", help="read --out into --work instead of writing it")
     args = parser.parse_args()
+    if args.restore:
+        restore(args.out, args.work, args.host)
+        return
     tensors, metadata = checkpoint(args.work, args.host)
     save_file(tensors, args.out, metadata)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {len(tensors)} tensors")

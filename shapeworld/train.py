@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
+from .data import DEVICE, autocast, cached_grounding, cached_latents, save, scenes, to_unit
 from .networks import (
     LATENT_SIDE,
     SCALING,
@@ -30,16 +31,15 @@ from .networks import (
     build_vae,
     whiten_latents,
 )
-from .scenes import random_scene, render, render_mask
 
 # isort: split
 # after .networks, which makes torchvision importable
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
+from transformers import CLIPTextModel
 
 from .grounding import grounding_loss, record
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 COOLDOWN = 0.2  # last share of the steps, over which the learning rate falls to zero
 CAPTION_DROPOUT = 0.1
@@ -58,30 +58,9 @@ VALIDATION = (
 )
 
 
-def autocast() -> torch.autocast:
-    return torch.autocast(DEVICE, torch.bfloat16)
-
-
-def to_unit(images: np.ndarray) -> torch.Tensor:
-    """uint8 (n, h, w, 3) -> float (n, 3, h, w) in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def scenes(rng: np.random.Generator, count: int) -> tuple[np.ndarray, list[str]]:
-    """-> images uint8 (count, side, side, 3), captions."""
-    drawn = [random_scene(rng) for _ in range(count)]
-    return np.stack([render(scene, rng=rng)[0] for scene in drawn]), [scene.caption for scene in drawn]
-
-
 def learning_rate(base: float, step: int, steps: int) -> float:
     """Warm-up, constant, linear cool-down: a run can be prolonged by resuming with more steps."""
     return base * min(1.0, (step + 1) / 200, max(0.0, (steps - step) / (COOLDOWN * steps)))
-
-
-def save(path: Path, **parts: object) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(parts, partial)
-    partial.replace(path)
 
 
 def steps_of(
@@ -192,48 +171,6 @@ def sheet(path: Path, images: torch.Tensor, columns: int) -> None:
     Image.fromarray(((grid.clamp(-1, 1) + 1) * 127.5).round().byte().numpy()).save(path)
 
 
-@torch.no_grad()
-def cached_latents(work: Path, vae: torch.nn.Module, vocabulary: Vocabulary, count: int) -> tuple[torch.Tensor, ...]:
-    """-> white latents float16 (count, 4, 16, 16) and token rows (count, 77), encoded once and kept on disk."""
-    path = work / f"latents-{count}.pt"
-    if not path.exists():
-        rng, latents, rows = np.random.default_rng(2), [], []
-        for _ in tqdm(range(count // 100), desc="latents", mininterval=5):
-            images, captions = scenes(rng, 100)
-            with autocast():
-                mean = vae.encode(to_unit(images).to(DEVICE)).latent_dist.mean
-            latents.append((mean * SCALING).half().cpu())
-            rows.append(vocabulary.encode(captions))
-        save(path, latents=torch.cat(latents), rows=torch.cat(rows))
-    cache = torch.load(path, weights_only=True)
-    return cache["latents"], cache["rows"]
-
-
-def cached_grounding(work: Path, rows: torch.Tensor, vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the objects of the cached scenes are, drawn again from the same random numbers.
-
-    -> coverage uint8 (count, 3, 16, 16) and the column of each object's colour word (count, 3), -1 where there is none;
-    the shape's word is the next column.
-    """
-    path = work / f"grounding-{len(rows)}.pt"
-    if not path.exists():
-        rng = np.random.default_rng(2)
-        masks = torch.zeros(len(rows), 3, LATENT_SIDE, LATENT_SIDE, dtype=torch.uint8)
-        columns = torch.full((len(rows), 3), -1)
-        for start in tqdm(range(0, len(rows), 100), desc="grounding", mininterval=5):
-            drawn = [random_scene(rng) for _ in range(100)]
-            for index, scene in enumerate(drawn, start=start):
-                rng.integers(0, 2, (1 + len(scene.things), 3))  # the colours' jitter
-                pairs = vocabulary.encode([thing.phrase for thing in scene.things])[:, 1:3]
-                for slot, (thing, pair) in enumerate(zip(scene.things, pairs, strict=True)):
-                    masks[index, slot] = torch.from_numpy(render_mask(thing, LATENT_SIDE) * 255).byte()
-                    found = (rows[index, :-1] == pair[0]) & (rows[index, 1:] == pair[1])
-                    columns[index, slot] = int(found.nonzero()[0])
-        save(path, masks=masks, columns=columns)
-    cache = torch.load(path, weights_only=True)
-    return cache["masks"], cache["columns"]
-
-
 def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: Path, count: int) -> None:
     vae = AutoencoderKL.from_pretrained(work / "vae").to(DEVICE).eval().requires_grad_(False)
     vocabulary = Vocabulary(tokenizer)
@@ -248,6 +185,10 @@ def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: 
         optimizer.load_state_dict(saved["optimizer"])
         ema.load_state_dict(saved["ema"])
         state["step"] = saved["step"]
+    elif (work / "unet").exists():  # trained networks without the trainer's state: `export --restore`
+        models["unet"].load_state_dict(UNet2DConditionModel.from_pretrained(work / "unet").state_dict())
+        models["text"].load_state_dict(CLIPTextModel.from_pretrained(work / "text_encoder").state_dict())
+        ema = EMAModel(models.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
     ema.to(DEVICE)
     generator = torch.Generator().manual_seed(state["step"])
     latents, rows = cached_latents(work, vae, vocabulary, count)

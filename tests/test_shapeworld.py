@@ -13,7 +13,7 @@ PROMPT = "a red circle and a blue bar on a gray background"
 
 @pytest.fixture(scope="module")
 def networks(host, tmp_path_factory):
-    """(diffusers UNet, diffusers VAE, transformers text encoder, vocabulary), and the host's (MODEL, CLIP, VAE)."""
+    """The trainer's networks by name, the vocabulary, the host's (MODEL, CLIP, VAE), the trainer's folder."""
     from safetensors.torch import save_file
 
     from limelight.bench.sampling import load_world
@@ -28,11 +28,11 @@ def networks(host, tmp_path_factory):
         network.half().float().eval().save_pretrained(work / name)  # the file holds half precision
     tensors, metadata = export.checkpoint(work, host.path)
     save_file(tensors, work / "shapeworld.safetensors", metadata)
-    return ours, vocabulary, load_world(work / "shapeworld.safetensors")
+    return ours, vocabulary, load_world(work / "shapeworld.safetensors"), work
 
 
 def test_text_encoder_equals_transformers(networks):
-    ours, vocabulary, world = networks
+    ours, vocabulary, world, _ = networks
     with torch.inference_mode():
         expected = ours["text_encoder"](vocabulary.encode([PROMPT])).last_hidden_state
         actual = world.clip.encode_from_tokens(world.clip.tokenize(PROMPT))
@@ -42,7 +42,7 @@ def test_text_encoder_equals_transformers(networks):
 def test_unet_equals_diffusers(networks):
     import comfy.model_management
 
-    ours, _, world = networks
+    ours, _, world, _ = networks
     comfy.model_management.load_models_gpu([world.model])
     x, t, context = torch.randn(2, 4, 16, 12), torch.tensor([500, 20]), torch.randn(2, 77, 128)
     with torch.inference_mode():
@@ -52,7 +52,7 @@ def test_unet_equals_diffusers(networks):
 
 
 def test_vae_equals_diffusers(networks):
-    ours, _, world = networks
+    ours, _, world, _ = networks
     image = torch.rand(1, 64, 96, 3)
     with torch.inference_mode():
         expected = ours["vae"].encode(image.movedim(-1, 1) * 2 - 1).latent_dist.mean
@@ -60,6 +60,16 @@ def test_vae_equals_diffusers(networks):
         torch.testing.assert_close(latent, expected, atol=1e-5, rtol=0)
         decoded = ours["vae"].decode(expected).sample.movedim(1, -1)
         torch.testing.assert_close(world.vae.decode(latent), (decoded / 2 + 0.5).clamp(0, 1), atol=1e-4, rtol=0)
+
+
+def test_training_can_go_on_from_the_exported_file(networks, host, tmp_path):
+    from limelight.shapeworld import export
+
+    _, _, _, work = networks
+    export.restore(work / "shapeworld.safetensors", tmp_path, host.path)
+    before, after = (export.checkpoint(folder, host.path)[0] for folder in (work, tmp_path))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 def test_whitening_keeps_the_autoencoder(host):
