@@ -14,7 +14,7 @@ import numpy as np
 from ..tools.in_process import ROOT, import_host
 
 STEPS = 25
-SCALE = 3.0  # guidance scale of all tables
+SCALE = 4.0  # guidance scale of all tables
 SCHEDULER = "normal"
 SIDE = 128
 WEIGHTS = ROOT / "shapeworld" / "nodes" / "shapeworld.safetensors"
