@@ -58,7 +58,8 @@ def bench(options: argparse.Namespace, rest: list[str]) -> int:
     python, host = prepare()
     module = options.name.replace("-", "_")
     if not (ROOT / "bench" / f"{module}.py").is_file():
-        known = sorted(path.stem.replace("_", "-") for path in (ROOT / "bench").glob("*.py") if path.stem != "__init__")
+        programs = [path.stem for path in (ROOT / "bench").glob("*.py") if "def main(" in path.read_text("utf-8")]
+        known = sorted(stem.replace("_", "-") for stem in programs if stem != "demo")
         raise StepFailed(f"no bench named {options.name!r}; bench/ has: {', '.join(known)}")
     return _module(python, host, f"limelight.bench.{module}", rest)
 
