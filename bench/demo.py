@@ -6,9 +6,9 @@ Started by ``python dev.py demo``. Prints which objects are on their strokes, an
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from ..guidance.raster import coverage
 from ..shapeworld.reader import Found, object_of, read
 from ..tools.client import HostClient
 from ..tools.in_process import ROOT
-from .prompts import hit
+from .prompts import distance_to, hit
 from .table import show
-from .workflow import load_prompt, of_type, use_shapeworld
+from .workflow import load_workflow, of_type, on_shapeworld, to_prompt
 
 WORKFLOW = ROOT / "workflows" / "highlight_basic.json"
 SIDE = 128
@@ -83,9 +83,8 @@ EXAMPLES = (
 
 
 def graph_of(workflow: dict[str, dict], example: Example) -> dict[str, dict]:
-    """The workflow with this example's text, document and seed, on shapeworld."""
-    graph = json.loads(json.dumps(workflow))
-    use_shapeworld(graph, SIDE)
+    """The workflow with this example's text, document and seed."""
+    graph = copy.deepcopy(workflow)
     of_type(graph, "LimelightHighlightPrompt")[0]["inputs"]["text"] = example.caption
     of_type(graph, "LimelightHighlightFromJSON")[0]["inputs"]["text"] = json.dumps(example.document)
     for sampler in of_type(graph, "KSampler"):
@@ -110,9 +109,7 @@ def place_of(found: list[Found], phrase: str, stroke: np.ndarray) -> str:
         return "absent"
     if hit(found, phrase, stroke):
         return "hit"
-    ys, xs = np.mgrid[:SIDE, :SIDE] + 0.5
-    centre = ((stroke * xs).sum() / stroke.sum() / SIDE, (stroke * ys).sum() / stroke.sum() / SIDE)
-    return f"{math.dist(thing.centroid, centre):.2f} away"
+    return f"{distance_to(thing, stroke):.2f} away"
 
 
 def with_strokes(picture: Image.Image, example: Example) -> Image.Image:
@@ -156,7 +153,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     client = HostClient(args.host)
-    workflow = load_prompt(WORKFLOW, client.object_info())
+    workflow = to_prompt(on_shapeworld(load_workflow(WORKFLOW), SIDE), client.object_info())
     rows, pairs, paths = [], [], []
     for number, example in enumerate(EXAMPLES, start=1):
         print(f"{number}/{len(EXAMPLES)}: {example.caption}", flush=True)

@@ -115,14 +115,19 @@ def hit(found: list[Found], phrase: str, coverage: np.ndarray) -> bool:
     thing = object_of(found, phrase)
     if thing is None:
         return False
+    near = distance_to(thing, coverage) <= HIT_DISTANCE
+    return near and float(coverage[thing.mask].sum() / coverage.sum()) >= HIT_COVERAGE
+
+
+def distance_to(thing: Found, coverage: np.ndarray) -> float:
+    """From the object's centroid to the stroke's, in fractions of the side. ``coverage``: as for ``hit``."""
     height, width = coverage.shape
     total = coverage.sum()
     centre = (
         float((coverage.sum(0) * (np.arange(width) + 0.5)).sum() / total / width),
         float((coverage.sum(1) * (np.arange(height) + 0.5)).sum() / total / height),
     )
-    near = math.dist(thing.centroid, centre) <= HIT_DISTANCE
-    return near and float(coverage[thing.mask].sum() / total) >= HIT_COVERAGE
+    return math.dist(thing.centroid, centre)
 
 
 def orientation_error(found: list[Found], stroke: Stroke) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,20 @@ def to_prompt(workflow: dict, object_info: dict) -> dict[str, dict]:
     return prompt
 
 
-def load_prompt(path: Path, object_info: dict) -> dict[str, dict]:
-    return to_prompt(json.loads(path.read_text(encoding="utf-8")), object_info)
+def load_workflow(path: Path) -> dict:
+    """A workflow as the front end saved it."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def on_shapeworld(workflow: dict, side: int = 128) -> dict:
+    """The workflow with shapeworld's loader in place of the checkpoint loader, and empty latents of its size."""
+    workflow = copy.deepcopy(workflow)
+    for node in workflow["nodes"]:
+        if node["type"] == "CheckpointLoaderSimple":
+            node.update(type="ShapeworldLoader", widgets_values=[], properties={})
+        elif node["type"] == "EmptyLatentImage":
+            node["widgets_values"][:2] = [side, side]
+    return workflow
 
 
 def of_type(prompt: dict[str, dict], class_type: str) -> list[dict]:
@@ -54,24 +67,11 @@ def of_type(prompt: dict[str, dict], class_type: str) -> list[dict]:
     return [prompt[key] for key in sorted(prompt, key=int) if prompt[key]["class_type"] == class_type]
 
 
-def shapeworld_copies(folder: Path, base: Path, side: int = 128) -> None:
+def shapeworld_copies(folder: Path, base: Path) -> None:
     """Put a copy of every workflow of ``folder``, ready for shapeworld, among the saved workflows of a host's base
     directory, so that the front end lists it and *Run* works without a checkpoint."""
     saved = base / "user" / "default" / "workflows"
     saved.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.glob("*.json")):
-        workflow = json.loads(path.read_text(encoding="utf-8"))
-        for node in workflow["nodes"]:
-            if node["type"] == "CheckpointLoaderSimple":
-                node.update(type="ShapeworldLoader", widgets_values=[], properties={})
-            elif node["type"] == "EmptyLatentImage":
-                node["widgets_values"][:2] = [side, side]
-        (saved / f"{path.stem}_shapeworld.json").write_text(json.dumps(workflow), encoding="utf-8")
-
-
-def use_shapeworld(prompt: dict[str, dict], side: int = 128) -> None:
-    """Swap the checkpoint loader for shapeworld's, in place, and the empty latents for its size."""
-    for node in of_type(prompt, "CheckpointLoaderSimple"):
-        node.update(class_type="ShapeworldLoader", inputs={})
-    for node in of_type(prompt, "EmptyLatentImage"):
-        node["inputs"].update(width=side, height=side)
+        text = json.dumps(on_shapeworld(load_workflow(path)))
+        (saved / f"{path.stem}_shapeworld.json").write_text(text, encoding="utf-8")

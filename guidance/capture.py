@@ -23,13 +23,6 @@ def probabilities(q: torch.Tensor, k: torch.Tensor, heads: int) -> torch.Tensor:
     return logits.softmax(-1).mean(1)
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
-    """The same attention applied to v, through PyTorch's fused and differentiable kernel. -> (B, N, C)."""
-    from comfy.ldm.modules.attention import attention_pytorch
-
-    return attention_pytorch(q, k, v, heads)
-
-
 def differentiable(_, *args, **kwargs) -> torch.Tensor:
     """An `optimized_attention_override` for the guided pass: flash and sage attention have no gradient."""
     from comfy.ldm.modules.attention import attention_pytorch
@@ -74,4 +67,4 @@ def _on_grid(maps: torch.Tensor, extra: dict) -> torch.Tensor:
 def _output(previous: Callable | None, q, k, v, extra: dict) -> torch.Tensor:
     if previous is not None:
         return previous(q, k, v, extra)
-    return attention(q, k, v, extra["n_heads"])
+    return differentiable(None, q, k, v, extra["n_heads"])

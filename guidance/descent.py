@@ -104,8 +104,7 @@ class Descent:
         return torch.where(active, look.losses * self._strengths(look), 0).sum(1)
 
     def _strengths(self, look: Look) -> torch.Tensor:
-        strengths = [t.strength for s in self.scenes for t in s.targets(*s.size, torch.device("cpu"))]
-        return look.losses.new_tensor(strengths)
+        return look.losses.new_tensor([strength for scene in self.scenes for strength in scene.strengths])
 
     def _note(self, look: Look) -> torch.Tensor:
         """Keep the figures for the report. -> (B,): all losses, weighted."""

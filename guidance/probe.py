@@ -71,7 +71,7 @@ class Probe:
         active = losses.detach() > self.stop_at
         if not active.any():
             return None
-        strengths = losses.new_tensor([target.strength for target in scene.targets(*scene.size, torch.device("cpu"))])
+        strengths = losses.new_tensor(scene.strengths)
         total = torch.where(active, losses * strengths, 0).sum()  # samples are independent: each gets its own gradient
         return torch.autograd.grad(total * self.loss_scale, leaf)[0].float() / self.loss_scale
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import torch
 import torch.nn.functional as F
 
+from .binding import KEY
 from .errors import LimelightError
 from .targets import Target, build_targets
 
-KEY = "limelight_highlights"
 NEGATIVE = {"negative", "empty_negative_prompt"}  # DualCFG's "middle" is a second positive
 VISIBLE = 0.01  # a highlight whose coverage is below this everywhere in a crop is not in it
 
@@ -37,6 +37,11 @@ class Scene:
     @property
     def phrases(self) -> list[str]:
         return [target.phrase for target in self.targets(*self.size, torch.device("cpu"))]
+
+    @property
+    def strengths(self) -> list[float]:
+        """Of the highlights, in the order of `phrases`."""
+        return [target.strength for target in self.targets(*self.size, torch.device("cpu"))]
 
     def targets(self, height: int, width: int, device: torch.device) -> list[Target]:
         """Targets on the map grid (height, width), drawn once a run."""

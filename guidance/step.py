@@ -15,12 +15,13 @@ from collections.abc import Callable
 import torch
 
 from .architectures import unet
+from .binding import KEY
 from .descent import Descent
 from .errors import LimelightError
 from .losses import placement_loss
 from .probe import Probe, differentiable_model
 from .samplers import guided_calls, keeps_edits
-from .scenes import KEY, scenes
+from .scenes import scenes
 
 WRAPPER = "limelight_guidance"
 SCORE_LIMIT = 8.0  # of the factor that turns an update of x into one of the prediction

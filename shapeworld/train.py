@@ -1,8 +1,8 @@
 """Train shapeworld from scratch: ``vae``, then ``unet`` (text encoder and UNet together), then ``decoder``.
 
     python -m limelight.shapeworld.train vae     --work DIR --steps 5000 --batch 16
-    python -m limelight.shapeworld.train unet    --work DIR --steps 6000 --tokenizer HOST/comfy/sd1_tokenizer
-    python -m limelight.shapeworld.train decoder --work DIR --steps 1000 --batch 8
+    python -m limelight.shapeworld.train unet    --work DIR --steps 3900 --tokenizer HOST/comfy/sd1_tokenizer
+    python -m limelight.shapeworld.train decoder --work DIR --steps 500 --batch 8
 
 The last stage sharpens the autoencoder's decoder on whole images; the latents, and so the UNet, stay as they are.
 Every stage resumes from ``DIR/<stage>.pt``; asking for more ``--steps`` trains on. CPU or CUDA, bf16 autocast.
@@ -63,6 +63,19 @@ def learning_rate(base: float, step: int, steps: int) -> float:
     return base * min(1.0, (step + 1) / 200, max(0.0, (steps - step) / (COOLDOWN * steps)))
 
 
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def descend(loss: torch.Tensor, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """One optimizer step, gradients clipped to norm 1."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
 def steps_of(
     state: dict, name: str, steps: int, save_every: int, keep: Callable[[], None]
 ) -> Iterator[tuple[int, tqdm]]:
@@ -93,8 +106,7 @@ def train_vae(work: Path, steps: int, batch: int, base_rate: float) -> None:
     for step, bar in steps_of(state, "vae", steps, 500, keep):
         if step % 50 == 49:  # renew a part of the pool, so that no scene is seen often
             pool[rng.integers(0, len(pool), 100)] = to_unit(scenes(rng, 100)[0])
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(base_rate, step, steps)
+        set_rate(optimizer, learning_rate(base_rate, step, steps))
         # crops are cheap and learn the edges; whole images at the end settle the group statistics
         crop, count = (48, batch) if step < (1 - COOLDOWN) * steps else (pool.shape[-1], max(2, batch // 7))
         corners = rng.integers(0, pool.shape[-1] - crop + 1, (count, 2))
@@ -108,10 +120,7 @@ def train_vae(work: Path, steps: int, batch: int, base_rate: float) -> None:
             decoded = vae.decode(posterior.sample()).sample.float()
         error = decoded - images
         loss = error.abs().mean() + error.square().mean() + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        descend(loss, vae, optimizer)
         bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
 
     whiten_latents(vae.eval(), to_unit(scenes(np.random.default_rng(1), 256)[0]).to(DEVICE))
@@ -135,8 +144,7 @@ def train_decoder(work: Path, steps: int, batch: int, base_rate: float) -> None:
         save(path, decoder=trained.state_dict(), optimizer=optimizer.state_dict(), step=state["step"])
 
     for step, bar in steps_of(state, "decoder", steps, 250, keep):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(base_rate, step, steps)
+        set_rate(optimizer, learning_rate(base_rate, step, steps))
         images = to_unit(scenes(rng, batch)[0]).to(DEVICE)
         with autocast():
             with torch.no_grad():
@@ -145,10 +153,7 @@ def train_decoder(work: Path, steps: int, batch: int, base_rate: float) -> None:
             decoded = vae.decode(latents).sample.float()
         error = decoded - images
         loss = error.abs().mean() + error.square().mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        descend(loss, trained, optimizer)
         bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
     finish_vae(work, vae)
 
@@ -176,19 +181,18 @@ def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: 
     vocabulary = Vocabulary(tokenizer)
     torch.manual_seed(0)
     models = torch.nn.ModuleDict({"text": build_text_encoder(len(vocabulary)), "unet": build_unet()}).to(DEVICE)
+    path, state = work / "unet.pt", {"step": 0}
+    if not path.exists() and (work / "unet").exists():  # networks without the trainer's state: `export --restore`
+        models["unet"].load_state_dict(UNet2DConditionModel.from_pretrained(work / "unet").state_dict())
+        models["text"].load_state_dict(CLIPTextModel.from_pretrained(work / "text_encoder").state_dict())
     optimizer = torch.optim.AdamW(models.parameters(), lr=base_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = EMAModel(models.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
-    path, state = work / "unet.pt", {"step": 0}
     if path.exists():
         saved = torch.load(path, map_location=DEVICE, weights_only=True)
         models.load_state_dict(saved["models"])
         optimizer.load_state_dict(saved["optimizer"])
         ema.load_state_dict(saved["ema"])
         state["step"] = saved["step"]
-    elif (work / "unet").exists():  # trained networks without the trainer's state: `export --restore`
-        models["unet"].load_state_dict(UNet2DConditionModel.from_pretrained(work / "unet").state_dict())
-        models["text"].load_state_dict(CLIPTextModel.from_pretrained(work / "text_encoder").state_dict())
-        ema = EMAModel(models.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
     ema.to(DEVICE)
     generator = torch.Generator().manual_seed(state["step"])
     latents, rows = cached_latents(work, vae, vocabulary, count)
@@ -213,8 +217,7 @@ def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: 
     started, log = time.time(), (work / "unet.log").open("a")
     average, average_grounding = 1.0, 0.3
     for step, bar in steps_of(state, "unet", steps, 200, keep):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(base_rate, step, steps)
+        set_rate(optimizer, learning_rate(base_rate, step, steps))
         chosen = torch.randint(len(latents), (batch,), generator=generator)
         clean = latents[chosen].float().to(DEVICE)
         dropped = torch.rand(batch, 1, generator=generator) < CAPTION_DROPOUT
@@ -229,10 +232,7 @@ def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: 
         named = torch.where(dropped, -1, columns[chosen]).to(DEVICE)
         grounding = grounding_loss(maps, masks[chosen].to(DEVICE).float() / 255, named)
         maps.clear()
-        (loss + GROUNDING * grounding).backward()
-        torch.nn.utils.clip_grad_norm_(models.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        descend(loss + GROUNDING * grounding, models, optimizer)
         ema.step(models.parameters())
         average += 0.01 * (loss.item() - average)
         average_grounding += 0.01 * (grounding.item() - average_grounding)

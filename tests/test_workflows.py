@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limelight.bench.workflow import load_prompt, of_type, use_shapeworld
+from limelight.bench.workflow import load_workflow, of_type, on_shapeworld, to_prompt
 from limelight.tools.in_process import ROOT
 
 STEPS = 4  # enough for every node to do its work; what it looks like is the benches' business
@@ -17,8 +17,7 @@ STEPS = 4  # enough for every node to do its work; what it looks like is the ben
 
 @pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
 def test_workflow_runs(server, path):
-    prompt = load_prompt(path, server.client.object_info())
-    use_shapeworld(prompt)
+    prompt = to_prompt(on_shapeworld(load_workflow(path)), server.client.object_info())
     for sampler in of_type(prompt, "KSampler"):
         sampler["inputs"]["steps"] = STEPS
     entry = server.client.run_workflow(prompt)

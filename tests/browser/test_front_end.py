@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from limelight.bench.workflow import load_prompt
+from limelight.bench.workflow import load_workflow, to_prompt
 from limelight.tools.in_process import ROOT
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -89,7 +89,7 @@ def test_workflow_opens(page, server, path):
     ours = {name for name in types if name.startswith("Limelight")}
     assert ours and ours <= {node["class_type"] for node in prompt.values()}
     # The benches and the demo convert the same file without a browser: both must queue the same prompt.
-    converted = load_prompt(path, server.client.object_info())
+    converted = to_prompt(load_workflow(path), server.client.object_info())
     assert converted == {key: {"class_type": n["class_type"], "inputs": n["inputs"]} for key, n in prompt.items()}
     assert not page.problems
 
