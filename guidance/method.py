@@ -1,0 +1,85 @@
+"""What a way of steering has to say to the guided step: where it looks, what it wants, when and how far it moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .architectures import unet
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from .architectures.unet import Block
+    from .scenes import Scene
+
+Key = tuple[str, int, int]
+
+
+@dataclass
+class Seen:
+    """What one forward with one positive conditioning showed. Probabilities over the last axis, float32, by block."""
+
+    cross: dict[Key, torch.Tensor] = field(default_factory=dict)
+    """(B, h, w, T), heads averaged; (B, heads, h, w, T) for a method with `heads`."""
+    self_: dict[Key, torch.Tensor] = field(default_factory=dict)
+    """(B, h, w, h * w), heads averaged: of the blocks of `self_layout`."""
+    grounding: dict[Key, torch.Tensor] = field(default_factory=dict)
+    """(B, heads, h * w, h * w + slots): GLIGEN's gated attention, where the conditioning has it and it is on."""
+    features: dict[int, torch.Tensor] = field(default_factory=dict)
+    """(B, C, h, w): what the output blocks of `features` hand on, by number."""
+
+
+class Method:
+    """A way of steering. Every run works on a deep copy of its own for each conditioning: state may live in `self`.
+
+    ``percent``: where on the noise schedule a step is, 0 = pure noise, 1 = the finished image.
+    """
+
+    end_percent: float = 1.0
+    """Where guidance ends unless the user says otherwise."""
+    normalise: bool = True
+    """True: updates have the root mean square `step_size` (and a trust region); False: `step_size` times the bare
+    gradient. Both in latents of variance 1, x / sqrt(1 + sigma^2)."""
+    heads: bool = False
+    grounding: bool = False
+    features: tuple[int, ...] = ()
+
+    def layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
+        """The blocks whose cross-attention is captured for a latent of height x width; at least one."""
+        return unet.layout_blocks(network, height, width)
+
+    def self_layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
+        """The blocks whose self-attention is captured."""
+        return []
+
+    def losses(self, seen: Seen, scene: Scene, percent: float) -> torch.Tensor:
+        """-> (B, n): the loss of each highlight of the scene, differentiable. `scene.targets(h, w, device)` draws the
+        targets on a grid; `scene.bound["text_tokens"]` are the columns of the prompt's words."""
+        raise NotImplementedError
+
+    def wanted(self, losses: torch.Tensor, percent: float, iteration: int) -> torch.Tensor:
+        """losses (B, n), detached -> which of them to descend now, bool (B, n). A row without any is left alone."""
+        return losses > 0
+
+    def iterations(self, percent: float) -> int:
+        """Updates of one step, at most."""
+        return 1
+
+    def step_size(self, percent: float) -> float:
+        """Length of an update at this point of the schedule; see `normalise`."""
+        raise NotImplementedError
+
+
+def published_step(percent: float) -> float:
+    """Which step of the published 50-step runs (timesteps 981, 961, ... 1) is at this point of the schedule; >= 0.
+
+    Published schedules count steps; asked through this function they hold for any sampler and number of steps.
+    """
+    return max(0.0, (981 - 999 * (1 - percent)) / 20)
+
+
+def percent_of_step(step: float) -> float:
+    """The other way round: where on the noise schedule a step of the published 50-step runs is."""
+    return 1 - (981 - 20 * step) / 999
