@@ -96,11 +96,11 @@ def conditionings(seed: int) -> tuple[list, list]:
     return [[positive, {"limelight_highlights": HIGHLIGHTS}]], [[negative, {}]]
 
 
-def naive_probe(loss):
-    """-> (probe, layout) of the published way."""
+def naive_method(loss):
+    """-> (method, capture) of the published way."""
     from limelight.guidance.architectures import unet
     from limelight.guidance.capture import Capture
-    from limelight.guidance.probe import Probe
+    from limelight.guidance.limelight import Limelight
 
     class Everything(Capture):
         """All heads' probabilities of every cross-attention, and no early way out."""
@@ -109,7 +109,7 @@ def naive_probe(loss):
             def patch(q, k, v, extra):
                 q, k, v = (t.unflatten(-1, (extra["n_heads"], -1)).transpose(1, 2) for t in (q, k, v))
                 maps = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
-                self.cross[key] = maps.mean(1).unflatten(1, tuple(extra["activations_shape"][-2:]))
+                self.seen.cross[key] = maps.mean(1).unflatten(1, tuple(extra["activations_shape"][-2:]))
                 return (maps @ v).transpose(1, 2).flatten(2)
 
             return patch
@@ -117,7 +117,11 @@ def naive_probe(loss):
     def coarse(maps, targets, text_tokens):
         return loss(maps, targets, text_tokens) * (maps.shape[1] <= LATENT // 4)
 
-    return Probe(coarse, 0.0, 0.0, False, False, capture=Everything), unet.all_blocks
+    class Naive(Limelight):
+        def layout(self, network, height, width):
+            return unet.all_blocks(network, height, width)
+
+    return Naive(stop_at=0.0, loss=coarse), Everything
 
 
 def looks(model, seed: int) -> dict:
@@ -126,7 +130,8 @@ def looks(model, seed: int) -> dict:
     import comfy.samplers
     import torch
 
-    from limelight.guidance.architectures import unet
+    from limelight.guidance.capture import Capture
+    from limelight.guidance.limelight import Limelight
     from limelight.guidance.losses import placement_loss
     from limelight.guidance.probe import Probe, differentiable_model
     from limelight.guidance.scenes import scenes
@@ -148,18 +153,19 @@ def looks(model, seed: int) -> dict:
             both = [guider.conds["positive"], guider.conds["negative"]]
             comfy.samplers.calc_cond_batch(model.model, both, x, sigma, options)
 
-    def look(probe, layout):
-        network = model.model.diffusion_model
-        found = scenes(guider.conds, (LATENT, LATENT), 1.0, lambda h, w: layout(network, h, w))
+    found = scenes(guider.conds, (LATENT, LATENT), 1.0)
+
+    def look(method, capture):
+        probe = Probe(model.model.diffusion_model, found, method, capture=capture)
 
         def run():
             with differentiable_model(guider, found):
-                assert probe.look(guider, found, x, sigma, options).gradient is not None
+                assert probe.look(guider, x, sigma, options, 0.0).gradient is not None
 
         return run
 
-    ours = Probe(placement_loss, 0.0, 0.0, False, False)
-    return {"plain": plain, "limelight": look(ours, unet.layout_blocks), "naive": look(*naive_probe(placement_loss))}
+    ours = Limelight(stop_at=0.0)
+    return {"plain": plain, "limelight": look(ours, Capture), "naive": look(*naive_method(placement_loss))}
 
 
 def step_ratios(repeats: int, seed: int) -> dict[str, float]:
@@ -188,11 +194,12 @@ def sample_once(row: str, seed: int) -> int:
     import comfy.sample
     import torch
 
+    from limelight.guidance.limelight import Limelight
     from limelight.guidance.step import attach
 
     model = build_model(seed)
     if row == "limelight":
-        model = attach(model, iterations=1, end_percent=1.0, stop_at=0.0)
+        model = attach(model, Limelight(updates=1, stop_at=0.0), end_percent=1.0)
     functions = looks(model, seed) if row == "naive" else {}
     positive, negative = conditionings(seed)
     noise = torch.randn(1, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(seed))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..guidance.binding import KEY, bind
 from ..guidance.document import Stroke as DocumentStroke
-from ..guidance.presets import PRESETS, settings
+from ..guidance.presets import PRESETS, Preset
 from ..guidance.raster import coverage
 from ..guidance.step import attach
 from ..shapeworld.reader import Found, object_of, presence, read
@@ -42,7 +42,7 @@ def models(plain: Any, rows: list[str]) -> dict[str, Any]:
         if row == "limelight":
             made[row] = attach(plain)
         elif row in PRESETS:
-            made[row] = attach(plain, **settings(PRESETS[row]))
+            made[row] = attach(plain, Preset(PRESETS[row]))
     return made
 
 

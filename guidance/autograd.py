@@ -7,7 +7,7 @@ forward and once more in the backward pass and never saved: no copy of the model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -114,13 +114,11 @@ def _restore(module: nn.Module, name: str, value: list | None) -> None:
 
 
 @contextmanager
-def differentiable_attention(*models: nn.Module) -> Iterator[None]:
-    """Within the block, attention of `models` that ignores the sampling options (GLIGEN) has a gradient too."""
+def own_attention(models: Iterable[nn.Module], attend: Callable) -> Iterator[None]:
+    """Within the block, `attend` computes the attention of `models` that ignores the sampling options (GLIGEN)."""
     from comfy.ldm.modules.attention import CrossAttention
 
-    from .capture import differentiable
-
-    options = {"optimized_attention_override": differentiable}
+    options = {"optimized_attention_override": attend}
     modules = [m for model in models for m in model.modules() if isinstance(m, CrossAttention)]
     try:
         for module in modules:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
+from .seen import Seen
+
 MAX_SELF_CELLS = 576  # self-attention is captured up to 24x24: (576 x 576) floats a head
+GROUNDING_SLOTS = 30  # of GLIGEN
 
 
 class StopForward(Exception):
     """Raised by the last captured attention: nothing after it is needed."""
 
 
-def probabilities(q: torch.Tensor, k: torch.Tensor, heads: int) -> torch.Tensor:
-    """Softmax attention, heads averaged. q: (B, N, C), k: (B, M, C), heads not split -> (B, N, M), float32.
+def probabilities(q: torch.Tensor, k: torch.Tensor, heads: int, average: bool = True) -> torch.Tensor:
+    """Softmax attention. q: (B, N, C), k: (B, M, C), heads not split -> (B, N, M), heads averaged, or
+    (B, heads, N, M); float32.
 
     In float32 whatever the model's type: half precision would lose the small probabilities that the losses work on.
     """
     q, k = (t.float().unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return logits.softmax(-1).mean(1)
+    maps = logits.softmax(-1)
+    return maps.mean(1) if average else maps
 
 
 def differentiable(_, *args, **kwargs) -> torch.Tensor:
@@ -31,40 +36,66 @@ def differentiable(_, *args, **kwargs) -> torch.Tensor:
 
 
 class Capture:
-    """Maps by block: `cross` (B, h, w, T) and `self_` (B, h, w, h * w), float32, probabilities over the last axis."""
+    """Fills a `Seen` while a forward runs.
 
-    def __init__(self) -> None:
-        self.cross: dict[tuple, torch.Tensor] = {}
-        self.self_: dict[tuple, torch.Tensor] = {}
+    heads: keep the heads of cross-attention apart. attend(q, k, v, extra) -> output of a captured attention that no
+    other pack replaces, extra being what the host tells replacements; by default one that has a gradient.
+    """
+
+    def __init__(self, heads: bool = False, attend: Callable | None = None) -> None:
+        self.seen = Seen()
+        self._average = not heads
+        self._attend = attend or (lambda q, k, v, extra: differentiable(None, q, k, v, extra["n_heads"]))
 
     def cross_patch(self, key: tuple, previous: Callable | None, stop: bool) -> Callable:
         """A replacement of the block's attn2; `previous` is one that was there before."""
 
         def patch(q, k, v, extra):
-            # a checkpointed block runs again in backward: the first map is the one in the graph
-            self.cross.setdefault(key, _on_grid(probabilities(q, k, extra["n_heads"]), extra))
+            # a checkpointed block runs again in backward, with the same operations: the first map is in the graph
+            maps = _on_grid(probabilities(q, k, extra["n_heads"], self._average), extra)
+            self.seen.cross.setdefault(key, maps)
             if stop:
                 raise StopForward
-            return _output(previous, q, k, v, extra)
+            return self._output(previous, q, k, v, extra)
 
         return patch
 
-    def self_patch(self, key: tuple, previous: Callable | None) -> Callable:
+    def self_patch(self, key: tuple, previous: Callable | None, stop: bool) -> Callable:
         """A replacement of the block's attn1."""
 
         def patch(q, k, v, extra):
             if q.shape[1] == k.shape[1] <= MAX_SELF_CELLS:
-                self.self_.setdefault(key, _on_grid(probabilities(q, k, extra["n_heads"]), extra))
-            return _output(previous, q, k, v, extra)
+                self.seen.self_.setdefault(key, _on_grid(probabilities(q, k, extra["n_heads"]), extra))
+            if stop:
+                raise StopForward
+            return self._output(previous, q, k, v, extra)
 
         return patch
 
+    def output_block_patch(self, numbers: Iterable[int], stop: int | None) -> Callable:
+        """A patch of the output blocks' input: block n + 1 receives what block n hands on. Leaves at block `stop`."""
+
+        def patch(h, skip, options):
+            number = options["block"][1]
+            if number - 1 in numbers:
+                self.seen.features.setdefault(number - 1, h)
+            if number == stop:
+                raise StopForward
+            return h, skip
+
+        return patch
+
+    def grounding_attention(self, _, q, k, v, heads, *args, **kwargs) -> torch.Tensor:
+        """An `optimized_attention_override` for GLIGEN's gated attention."""
+        if q.shape[1] <= MAX_SELF_CELLS + GROUNDING_SLOTS:
+            self.seen.grounding.append(probabilities(q, k, heads, average=False))
+        return differentiable(None, q, k, v, heads, *args, **kwargs)
+
+    def _output(self, previous: Callable | None, q, k, v, extra: dict) -> torch.Tensor:
+        if previous is not None:
+            return previous(q, k, v, extra)
+        return self._attend(q, k, v, extra)
+
 
 def _on_grid(maps: torch.Tensor, extra: dict) -> torch.Tensor:
-    return maps.unflatten(1, tuple(extra["activations_shape"][-2:]))
-
-
-def _output(previous: Callable | None, q, k, v, extra: dict) -> torch.Tensor:
-    if previous is not None:
-        return previous(q, k, v, extra)
-    return differentiable(None, q, k, v, extra["n_heads"])
+    return maps.unflatten(-2, tuple(extra["activations_shape"][-2:]))

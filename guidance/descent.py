@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from .probe import Look, Probe
-from .scenes import Scene
 
 SHRINK, GROW = 0.5, 1.25  # of the trust radius after a step that made the loss worse / better
 
@@ -18,22 +15,15 @@ class Descent:
     An update is -length * g / rms(g) in units of a latent of variance 1, with
     length = min(step_size * strength * radius, loss / (n rms(g))): the second is the step that would bring a linear
     loss to zero (Polyak), so that updates fade as the maps become right. The radius of each sample falls when a
-    step made its loss worse, and that step is taken back.
+    step made its loss worse, and that step is taken back. Of a method that does not normalise, an update is
+    -step_size * strength * g.
     """
 
-    def __init__(
-        self,
-        probe: Probe,
-        scenes: list[Scene],
-        iterations: int,
-        step_size: float | Callable[[float], float],
-        strength: float,
-        normalise: bool,
-    ) -> None:
-        self.probe, self.scenes = probe, scenes
-        self.iterations, self.step_size, self.strength, self.normalise = iterations, step_size, strength, normalise
+    def __init__(self, probe: Probe, strength: float) -> None:
+        self.probe, self.method, self.strength = probe, probe.method, strength
         self.radius: torch.Tensor | None = None
-        self.phrases = [phrase for scene in scenes for phrase in scene.phrases]
+        self.phrases = [phrase for scene in probe.scenes for phrase in scene.phrases]
+        self._strengths = [strength for scene in probe.scenes for strength in scene.strengths]
         self.first: list[float | None] = [None] * len(self.phrases)
         self.last: list[float | None] = [None] * len(self.phrases)
         self.steps = self.updates = self.broken = 0
@@ -43,20 +33,21 @@ class Descent:
         from comfy.model_management import throw_exception_if_processing_interrupted
 
         scale = latent_scale(guider.inner_model.model_sampling, float(sigma[0]))
+        percent = _percent(guider.inner_model.model_sampling, sigma)
         x, sigma = x.clone(), sigma.clone()
         mask = None if mask is None else mask.clone()
         if self.radius is None:
             self.radius = torch.ones(x.shape[0], device=x.device)
         best, best_loss, best_push = torch.zeros_like(x), None, None
         update, moved = best, False
-        for _ in range(self.iterations):
+        for iteration in range(self.method.iterations(percent)):
             throw_exception_if_processing_interrupted()
-            look = self.probe.look(guider, self.scenes, x + update, sigma, options)
+            look = self.probe.look(guider, x + update, sigma, options, percent, iteration)
             total = self._note(look)
             if look.gradient is None:
                 break
             push = self._push(look, scale, mask)
-            if best_loss is None or not self.normalise:
+            if best_loss is None or not self.method.normalise:
                 best, best_loss, best_push = update, total, push
             else:
                 # a sample whose highlights are all satisfied stays where it is, as it would in a run of its own
@@ -64,7 +55,7 @@ class Descent:
                 self.radius = torch.where(worse, self.radius * SHRINK, (self.radius * GROW).clamp(max=1))
                 best, best_push = _choose(worse, best, update), _choose_push(worse, best_push, push)
                 best_loss = torch.where(worse, best_loss, total)
-            update = best - self._length(best_push, guider, sigma) * scale * best_push[0]
+            update = best - self._length(best_push, percent) * scale * best_push[0]
             moved = True
             self.updates += 1
         self.steps += moved
@@ -81,7 +72,7 @@ class Descent:
             self.broken += 1
             self.probe.loss_scale = max(self.probe.loss_scale / 16, 1.0)  # too large for half precision
             gradient = torch.where(sound, gradient, 0)
-        if not self.normalise:
+        if not self.method.normalise:
             return gradient, gradient.new_ones(gradient.shape[0], 1, 1, 1)
         cells = gradient[0].numel() if mask is None else (mask > 0).expand_as(gradient).sum(axes, keepdim=True)
         rms = (gradient.square().sum(axes, keepdim=True) / cells).sqrt()
@@ -89,22 +80,15 @@ class Descent:
         loss = torch.nan_to_num(self._weighted(look)).view(-1, 1, 1, 1)
         return torch.where(rms > tiny, gradient / rms.clamp_min(tiny), 0), loss / (cells * rms).clamp_min(tiny)
 
-    def _length(self, push: tuple[torch.Tensor, torch.Tensor], guider, sigma: torch.Tensor) -> torch.Tensor:
-        size = self.step_size
-        if callable(size):
-            size = size(_percent(guider.inner_model.model_sampling, sigma))
-        length = push[0].new_tensor(size * self.strength)
-        if not self.normalise:
+    def _length(self, push: tuple[torch.Tensor, torch.Tensor], percent: float) -> torch.Tensor:
+        length = push[0].new_tensor(self.method.step_size(percent) * self.strength)
+        if not self.method.normalise:
             return length
         return torch.minimum(length * self.radius.view(-1, 1, 1, 1), push[1])
 
     def _weighted(self, look: Look) -> torch.Tensor:
-        """(B,): the losses of the highlights that are not yet satisfied, weighted by their strengths."""
-        active = look.losses > self.probe.stop_at
-        return torch.where(active, look.losses * self._strengths(look), 0).sum(1)
-
-    def _strengths(self, look: Look) -> torch.Tensor:
-        return look.losses.new_tensor([strength for scene in self.scenes for strength in scene.strengths])
+        """(B,): the losses of the highlights that are descended, weighted by their strengths."""
+        return torch.where(look.wanted, look.losses * look.losses.new_tensor(self._strengths), 0).sum(1)
 
     def _note(self, look: Look) -> torch.Tensor:
         """Keep the figures for the report. -> (B,): all losses, weighted."""
@@ -112,7 +96,7 @@ class Descent:
             if value == value:  # not NaN: the conditioning is on at this sigma
                 self.first[i] = value if self.first[i] is None else self.first[i]
                 self.last[i] = value
-        return torch.nan_to_num(look.losses * self._strengths(look)).sum(1)
+        return torch.nan_to_num(look.losses * look.losses.new_tensor(self._strengths)).sum(1)
 
     def report(self, steps: int) -> str:
         """One line for the log."""

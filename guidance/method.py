@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .architectures import unet
+from .seen import Seen
 
 if TYPE_CHECKING:
     import torch
@@ -13,22 +13,6 @@ if TYPE_CHECKING:
 
     from .architectures.unet import Block
     from .scenes import Scene
-
-Key = tuple[str, int, int]
-
-
-@dataclass
-class Seen:
-    """What one forward with one positive conditioning showed. Probabilities over the last axis, float32, by block."""
-
-    cross: dict[Key, torch.Tensor] = field(default_factory=dict)
-    """(B, h, w, T), heads averaged; (B, heads, h, w, T) for a method with `heads`."""
-    self_: dict[Key, torch.Tensor] = field(default_factory=dict)
-    """(B, h, w, h * w), heads averaged: of the blocks of `self_layout`."""
-    grounding: dict[Key, torch.Tensor] = field(default_factory=dict)
-    """(B, heads, h * w, h * w + slots): GLIGEN's gated attention, where the conditioning has it and it is on."""
-    features: dict[int, torch.Tensor] = field(default_factory=dict)
-    """(B, C, h, w): what the output blocks of `features` hand on, by number."""
 
 
 class Method:
@@ -43,16 +27,21 @@ class Method:
     """True: updates have the root mean square `step_size` (and a trust region); False: `step_size` times the bare
     gradient. Both in latents of variance 1, x / sqrt(1 + sigma^2)."""
     heads: bool = False
+    """Keep the heads of cross-attention apart."""
     grounding: bool = False
-    features: tuple[int, ...] = ()
+    """Capture GLIGEN's gated attention."""
 
     def layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
         """The blocks whose cross-attention is captured for a latent of height x width; at least one."""
         return unet.layout_blocks(network, height, width)
 
     def self_layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
-        """The blocks whose self-attention is captured."""
+        """The blocks whose self-attention is captured, where their maps are not too large for it."""
         return []
+
+    def feature_blocks(self, network: nn.Module) -> tuple[int, ...]:
+        """Numbers of the output blocks whose output is captured: not the last one."""
+        return ()
 
     def losses(self, seen: Seen, scene: Scene, percent: float) -> torch.Tensor:
         """-> (B, n): the loss of each highlight of the scene, differentiable. `scene.targets(h, w, device)` draws the

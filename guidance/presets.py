@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from .method import Method
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import nn
 
     from .architectures.unet import Block
+    from .scenes import Scene
+    from .seen import Seen
     from .targets import Target
 
 END_PERCENT = 0.5
@@ -48,18 +52,24 @@ def layout(network: nn.Module, height: int, width: int) -> list[Block]:
     return [block for block in blocks if min(block.grid) == side]
 
 
-def settings(loss: Callable) -> dict:
-    """Arguments of ``step.attach`` that run a loss of this module with the published update and schedule."""
-    return {
-        "loss": loss,
-        "layout": layout,
-        "average_layers": True,
-        "normalise": False,
-        "iterations": 1,
-        "step_size": step_size,
-        "end_percent": END_PERCENT,
-        "stop_at": 0.0,
-    }
+class Preset(Method):
+    """A loss of this module with the published update and schedule."""
+
+    end_percent = END_PERCENT
+    normalise = False
+
+    def __init__(self, loss: Callable) -> None:
+        self.loss = loss
+
+    def layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
+        return layout(network, height, width)
+
+    def losses(self, seen: Seen, scene: Scene, percent: float) -> torch.Tensor:
+        maps = torch.stack(list(seen.cross.values())).mean(0)
+        return self.loss(maps, scene.targets(*maps.shape[1:3], maps.device), scene.bound["text_tokens"])
+
+    def step_size(self, percent: float) -> float:
+        return step_size(percent)
 
 
 def sharpened(maps: torch.Tensor) -> torch.Tensor:

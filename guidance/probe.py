@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,10 +10,11 @@ from dataclasses import dataclass
 import torch
 
 from .architectures import unet
-from .autograd import DetachedControl, checkpointed, differentiable_attention, frozen_weights
+from .autograd import DetachedControl, checkpointed, frozen_weights, own_attention
 from .capture import Capture, StopForward, differentiable
+from .method import Method
 from .scenes import Scene
-from .separation import separation_loss
+from .seen import Seen
 
 # wrappers of the host that would compile the probe, or answer it and later passes from a cache
 FOREIGN = {"torch.compile", "easycache", "lazycache"}
@@ -21,98 +23,100 @@ LOSS_SCALE = 2.0**12  # fp16 models: lifts small gradients above the smallest ha
 
 @dataclass
 class Look:
-    """What a probe saw. Losses are of every scene's targets in turn; a scene that is off at this sigma holds NaN."""
+    """What a probe found. Columns are every scene's highlights in turn; a scene that is off at this sigma holds NaN."""
 
     losses: torch.Tensor  # (B, n)
-    gradient: torch.Tensor | None  # like x; None: every highlight is satisfied, or the conditioning is off
+    wanted: torch.Tensor  # (B, n), bool: those that are descended
+    gradient: torch.Tensor | None  # like x; None: nothing is wanted
 
 
-@dataclass
 class Probe:
-    """How to look: shared by all looks of a run."""
+    """Looks at a network for the scenes of one run."""
 
-    loss: Callable  # (maps (B, h, w, T), targets, text_tokens) -> (B, n)
-    stop_at: float
-    separation: float  # weight of the self-attention loss
-    average_layers: bool  # one loss of the mean map of each size, instead of the mean over layers of their losses
-    checkpoint: bool
-    loss_scale: float = LOSS_SCALE
-    capture: Callable[[], Capture] = Capture
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        scenes: list[Scene],
+        method: Method,
+        checkpoint: bool = False,
+        capture: Callable[[bool], Capture] = Capture,
+    ) -> None:
+        self.network, self.scenes, self.checkpoint, self.capture = network, scenes, checkpoint, capture
+        self.loss_scale = LOSS_SCALE
+        self.method = method
+        self._views = [_View(network, scene, copy.deepcopy(method)) for scene in scenes]
 
-    def look(self, guider: object, scenes: list[Scene], x: torch.Tensor, sigma: torch.Tensor, options: dict) -> Look:
+    def look(
+        self, guider: object, x: torch.Tensor, sigma: torch.Tensor, options: dict, percent: float, iteration: int = 0
+    ) -> Look:
         """x: (B, C, H, W), sigma: (B,). Runs outside inference mode; leaves nothing behind."""
-        losses, gradient = [], None
-        for scene in scenes:
+        losses, wanted, gradient = [], [], None
+        for view in self._views:
             leaf = x.detach().clone().requires_grad_(True)
-            capture = self._forward(guider, scene, leaf, sigma, options)
-            if not capture.cross:  # outside the timestep range of this conditioning
-                losses.append(x.new_full((x.shape[0], len(scene.phrases)), torch.nan))
+            seen = self._forward(guider, view, leaf, sigma, options)
+            if not seen.cross:  # outside the timestep range of this conditioning
+                losses.append(x.new_full((x.shape[0], len(view.scene.phrases)), torch.nan))
+                wanted.append(torch.zeros_like(losses[-1], dtype=torch.bool))
                 continue
-            each = self._losses(capture, scene)
+            each = view.method.losses(seen, view.scene, percent)
             losses.append(each.detach())
-            part = self._gradient(each, scene, leaf)
-            if part is not None:
+            wanted.append(view.method.wanted(losses[-1], percent, iteration))
+            if wanted[-1].any():
+                total = torch.where(wanted[-1], each * each.new_tensor(view.scene.strengths), 0).sum()
+                part = torch.autograd.grad(total * self.loss_scale, leaf)[0].float() / self.loss_scale
                 gradient = part if gradient is None else gradient + part
-        return Look(torch.cat(losses, 1), gradient)
+        return Look(torch.cat(losses, 1), torch.cat(wanted, 1), gradient)
 
-    def _losses(self, capture: Capture, scene: Scene) -> torch.Tensor:
-        maps = list(capture.cross.values())
-        if self.average_layers:
-            sizes = {tuple(m.shape[1:3]) for m in maps}
-            maps = [torch.stack([m for m in maps if m.shape[1:3] == size]).mean(0) for size in sizes]
-        tokens = scene.bound["text_tokens"]
-        loss = torch.stack([self.loss(m, scene.targets(*m.shape[1:3], m.device), tokens) for m in maps]).mean(0)
-        if self.separation > 0 and capture.self_:
-            apart = [separation_loss(m, scene.targets(*m.shape[1:3], m.device)) for m in capture.self_.values()]
-            loss = loss + self.separation * torch.stack(apart).mean(0)
-        return loss
-
-    def _gradient(self, losses: torch.Tensor, scene: Scene, leaf: torch.Tensor) -> torch.Tensor | None:
-        active = losses.detach() > self.stop_at
-        if not active.any():
-            return None
-        strengths = losses.new_tensor(scene.strengths)
-        total = torch.where(active, losses * strengths, 0).sum()  # samples are independent: each gets its own gradient
-        return torch.autograd.grad(total * self.loss_scale, leaf)[0].float() / self.loss_scale
-
-    def _forward(self, guider, scene: Scene, x: torch.Tensor, sigma: torch.Tensor, options: dict) -> Capture:
-        """Run the conditioning alone up to the last captured block."""
+    def _forward(self, guider, view: _View, x: torch.Tensor, sigma: torch.Tensor, options: dict) -> Seen:
+        """Run the conditioning alone until everything has been seen."""
         import comfy.samplers
 
-        model, capture = guider.inner_model, self.capture()
+        model, capture = guider.inner_model, self.capture(view.method.heads)
         probing = _probe_options(options)
-        unet.install(probing, scene.blocks, capture, with_self=self.separation > 0 and len(scene.phrases) > 1)
-        cond = dict(scene.cond)
+        unet.install(probing["transformer_options"], capture, *view.calls)
+        cond = dict(view.scene.cond)
         if "control" in cond:
             cond["control"] = DetachedControl(cond["control"], options.get("transformer_options", {}))
         _apply_weight_hooks(model.current_patcher, cond, sigma, options)
-        with self._prepared(model.diffusion_model, scene):
+        with ExitStack() as stack:
+            if self.checkpoint:
+                stack.enter_context(checkpointed(unet.checkpointable(self.network, *view.calls)))
+            # its modules take no notice of the sampling options
+            attend = capture.grounding_attention if view.method.grounding else differentiable
+            stack.enter_context(own_attention(_grounding([view.scene]), attend))
             try:
                 comfy.samplers.calc_cond_batch(model, [[cond]], x, sigma.clone(), probing)
             except StopForward:
                 pass
-        return capture
+        return capture.seen
 
-    @contextmanager
-    def _prepared(self, network: torch.nn.Module, scene: Scene) -> Iterator[None]:
-        with ExitStack() as stack:
-            if self.checkpoint:
-                stack.enter_context(checkpointed(unet.checkpointable(network, scene.blocks)))
-            yield
+
+class _View:
+    """A scene, the method's own copy for it, and what to capture: blocks for cross- and self-attention, features."""
+
+    def __init__(self, network: torch.nn.Module, scene: Scene, method: Method) -> None:
+        self.scene, self.method = scene, method
+        self.calls = (
+            method.layout(network, *scene.size),
+            method.self_layout(network, *scene.size),
+            method.feature_blocks(network),
+        )
 
 
 @contextmanager
 def differentiable_model(guider: object, scenes: list[Scene]) -> Iterator[None]:
     """Within the block, probes of the guider's model have gradients. Everything is put back at its end."""
-    grounding = [scene.cond["gligen"][1].model for scene in scenes if "gligen" in scene.cond]
-    grounding = list(dict.fromkeys(grounding))
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        frozen_weights(guider.inner_model.diffusion_model, *grounding),
-        differentiable_attention(*grounding),
+        frozen_weights(guider.inner_model.diffusion_model, *_grounding(scenes)),
     ):
         yield
+
+
+def _grounding(scenes: list[Scene]) -> list[torch.nn.Module]:
+    """The GLIGEN models of the scenes."""
+    return list(dict.fromkeys(scene.cond["gligen"][1].model for scene in scenes if "gligen" in scene.cond))
 
 
 def _probe_options(options: dict) -> dict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -24,7 +23,6 @@ class Scene:
     bound: dict
     latent: tuple[int, int]  # h, w of the whole latent
     crop: tuple[int, int, int, int] | None  # h, w, y, x in latent cells of a conditioning with an area
-    blocks: list
     looseness: float
     _shown: list[int] = field(default_factory=list)
     _targets: dict = field(default_factory=dict)
@@ -80,8 +78,8 @@ def _resized(target: Target, height: int, width: int, device: torch.device) -> T
     return replace(target, instances=instances, attract=attract, neutral=neutral, suppress=suppress)
 
 
-def scenes(conds: dict[str, list[dict]], latent: tuple[int, int], looseness: float, layout: Callable) -> list[Scene]:
-    """The scenes of a guider's prepared `conds`, for a latent (h, w). `layout(h, w)` -> blocks to capture.
+def scenes(conds: dict[str, list[dict]], latent: tuple[int, int], looseness: float) -> list[Scene]:
+    """The scenes of a guider's prepared `conds`, for a latent (h, w).
 
     Raises a LimelightError where highlights and conditioning do not belong together.
     """
@@ -93,9 +91,8 @@ def scenes(conds: dict[str, list[dict]], latent: tuple[int, int], looseness: flo
                 continue
             _check(cond, bound)
             crop = _crop(cond, latent)
-            scene = Scene(cond, bound, latent, crop, [], looseness)
+            scene = Scene(cond, bound, latent, crop, looseness)
             if scene.phrases:
-                scene.blocks = layout(*scene.size)
                 found.append(scene)
     return found
 

@@ -18,7 +18,8 @@ from .architectures import unet
 from .binding import KEY
 from .descent import Descent
 from .errors import LimelightError
-from .losses import placement_loss
+from .limelight import Limelight
+from .method import Method
 from .probe import Probe, differentiable_model
 from .samplers import guided_calls, keeps_edits
 from .scenes import scenes
@@ -30,53 +31,42 @@ MEMORY = 2  # a graph holds about as much again as a pass needs
 
 def attach(
     model,
+    method: Method | None = None,
     strength: float = 1.0,
     start_percent: float = 0.0,
-    end_percent: float = 0.4,
-    iterations: int = 2,
-    step_size: float | Callable[[float], float] = 0.08,
-    stop_at: float = 0.1,
+    end_percent: float | None = None,
     looseness: float = 1.0,
-    separation: float = 0.0,
     checkpoint: bool = False,
-    loss: Callable = placement_loss,
-    layout: Callable = unet.layout_blocks,
-    average_layers: bool = False,
-    normalise: bool = True,
 ):
     """MODEL -> a clone that follows the highlights on the positive conditioning. `strength` 0: a plain clone.
 
-    start_percent, end_percent: the guided part of the noise schedule, 0 = pure noise, 1 = the finished image.
-    iterations: updates a step, at most. step_size: root mean square of one update, in units of a latent of variance 1.
-    stop_at: a highlight whose loss is below this is satisfied. looseness: width of the free band around strokes.
-    separation: weight of the self-attention loss that keeps highlights apart. checkpoint: less memory, slower.
-    For comparisons: loss(maps, targets, text_tokens) -> (B, n); layout(unet, h, w) -> blocks; average_layers: the loss
-    of the mean map instead of the mean of losses; normalise False: subtract step_size times the bare gradient, where
-    step_size may be a function of the percent.
+    method: the way of steering, by default `Limelight()`. strength: multiplies every update.
+    start_percent, end_percent: the guided part of the noise schedule, 0 = pure noise, 1 = the finished image; by
+    default up to where the method ends. looseness: width of the free band around strokes. checkpoint: less memory,
+    slower.
     """
+    method = method or Limelight()
+    end_percent = method.end_percent if end_percent is None else end_percent
     unet.check(model.model.diffusion_model)
     model = model.clone()
     from comfy.patcher_extension import WrappersMP
 
     for kind in (WrappersMP.SAMPLER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.PREPARE_SAMPLING):
         model.remove_wrappers_with_key(kind, WRAPPER)  # a second guidance replaces the first
-    if strength == 0 or iterations == 0:
+    if strength == 0:
         return model
-    probe = dict(
-        loss=loss, stop_at=stop_at, separation=separation, average_layers=average_layers, checkpoint=checkpoint
-    )
-    descent = dict(iterations=iterations, step_size=step_size, strength=strength, normalise=normalise)
     runs: list[_Run] = []  # the run in progress; shared by everyone who samples with this model, one after another
 
     def sampler_sample(executor, guider, sigmas, *args, **kwargs):
         network = guider.inner_model.diffusion_model
         unet.check(network)
-        found = scenes(guider.conds, _latent_size(args, kwargs), looseness, lambda h, w: layout(network, h, w))
+        found = scenes(guider.conds, _latent_size(args, kwargs), looseness)
         if not found:
             logging.info("Limelight: the positive conditioning carries no highlights; sampling is not guided.")
             return executor(guider, sigmas, *args, **kwargs)
         window = [float(guider.inner_model.model_sampling.percent_to_sigma(p)) for p in (start_percent, end_percent)]
-        run = _Run(guider, executor.class_obj, sigmas, found, window, Descent(Probe(**probe), found, **descent))
+        descent = Descent(Probe(network, found, method, checkpoint), strength)
+        run = _Run(guider, executor.class_obj, sigmas, window, descent)
         runs.append(run)
         executor.original = run.sampler().sample
         try:
@@ -116,8 +106,8 @@ def _latent_size(args: tuple, kwargs: dict) -> tuple[int, int]:
 class _Run:
     """State of one sampling run."""
 
-    def __init__(self, guider, sampler, sigmas: torch.Tensor, found: list, window: list[float], descent: Descent):
-        self.guider, self.original, self.scenes = guider, sampler, found
+    def __init__(self, guider, sampler, sigmas: torch.Tensor, window: list[float], descent: Descent):
+        self.guider, self.original = guider, sampler
         self.sigmas = [float(sigma) for sigma in sigmas]
         self.high, self.low = window
         self.descent = descent
@@ -139,7 +129,7 @@ class _Run:
         sigma = float(timestep[0])
         if not (begins_step and self.low <= sigma <= self.high):
             return denoise(x)
-        with differentiable_model(self.guider, self.scenes):
+        with differentiable_model(self.guider, self.descent.probe.scenes):
             update = self.descent.update(self.guider, x, timestep, options, self.mask)
         if update is None:
             return denoise(x)

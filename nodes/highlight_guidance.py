@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..guidance.checks import number, whole
 from ..guidance.errors import LimelightError
+from ..guidance.limelight import Limelight
 from ..guidance.step import attach
 from .schema import advanced
 
@@ -134,16 +135,19 @@ class LimelightHighlightGuidance(io.ComfyNode):
                 f"start_percent: found {start_percent:g}, which is after end_percent {end_percent:g}, so that nothing "
                 "would be guided. Set it to less than end_percent; to turn guidance off, set strength to 0."
             )
+        method = Limelight(
+            updates=whole(iterations, "iterations", 1, 20),
+            size=number(step_size, "step_size", 0.001, 1.0),
+            stop_at=number(stop_at, "stop_at", 0.0, 1.0),
+            separation=number(separation, "separation", 0.0, 10.0),
+        )
         guided = attach(
             model,
+            method,
             strength=number(strength, "strength", 0.0, 10.0),
             start_percent=start_percent,
             end_percent=end_percent,
-            iterations=whole(iterations, "iterations", 1, 20),
-            step_size=number(step_size, "step_size", 0.001, 1.0),
-            stop_at=number(stop_at, "stop_at", 0.0, 1.0),
             looseness=number(looseness, "looseness", 0.0, 20.0),
-            separation=number(separation, "separation", 0.0, 10.0),
             checkpoint=bool(save_memory),
         )
         return io.NodeOutput(guided)

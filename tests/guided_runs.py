@@ -55,10 +55,20 @@ def sample(model, positive, x=None, sampler="euler", steps=3, cfg=3.0, mask=None
 
 
 def attach(model, **changes):
-    """The guided step with settings that show an effect in few steps."""
+    """The guided step with settings that show an effect in few steps. changes: of `step.attach` or `Limelight`."""
     from limelight.guidance import step
 
-    return step.attach(model, **{**EVERYWHERE, "iterations": 2, "step_size": 0.05, "stop_at": 0.0, **changes})
+    return step.attach(model, method(changes), **{**EVERYWHERE, **changes})
+
+
+def method(changes: dict):
+    """A `Limelight` for tests; takes its own settings out of `changes`."""
+    from limelight.guidance.limelight import Limelight
+
+    own = {
+        key: changes.pop(key) for key in list(changes) if key in ("updates", "size", "stop_at", "separation", "loss")
+    }
+    return Limelight(**{"updates": 2, "size": 0.05, "stop_at": 0.0, **own})
 
 
 def prepared(model, positive, x: torch.Tensor, sigma: float = 5.0) -> SimpleNamespace:
@@ -66,7 +76,6 @@ def prepared(model, positive, x: torch.Tensor, sigma: float = 5.0) -> SimpleName
     import comfy.model_management
     import comfy.samplers
 
-    from limelight.guidance.architectures import unet
     from limelight.guidance.scenes import scenes
 
     with torch.inference_mode():
@@ -78,21 +87,19 @@ def prepared(model, positive, x: torch.Tensor, sigma: float = 5.0) -> SimpleName
         model.pre_run()
         guider.inner_model = model.model
         guider.conds = comfy.samplers.process_conds(model.model, x, guider.conds, x.device, x, None, 0)
-    network = model.model.diffusion_model
-    found = scenes(guider.conds, tuple(x.shape[-2:]), 1.0, lambda h, w: unet.layout_blocks(network, h, w))
+    found = scenes(guider.conds, tuple(x.shape[-2:]), 1.0)
     sigmas = torch.full((x.shape[0],), sigma)
     return SimpleNamespace(guider=guider, scenes=found, sigma=sigmas, options={"transformer_options": {}})
 
 
 def look(run: SimpleNamespace, x: torch.Tensor, **changes):
     """Losses (B, n) and gradient at x."""
-    from limelight.guidance.losses import placement_loss
     from limelight.guidance.probe import Probe, differentiable_model
 
-    settings = {"loss": placement_loss, "stop_at": 0.0, "separation": 0.0, "average_layers": False, "checkpoint": False}
-    probe = Probe(**{**settings, **changes})
+    steering = method(changes)
+    probe = Probe(run.guider.inner_model.diffusion_model, run.scenes, steering, **changes)
     with torch.inference_mode(), differentiable_model(run.guider, run.scenes):
-        return probe.look(run.guider, run.scenes, x.clone(), run.sigma.clone(), run.options)
+        return probe.look(run.guider, x.clone(), run.sigma.clone(), run.options, 0.0)
 
 
 def untouched(model) -> list:

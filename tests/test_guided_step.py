@@ -7,17 +7,19 @@ import re
 
 import pytest
 import torch
-from guided_runs import BAR, CIRCLE, attach, conditioning, look, noise, prepared, sample
+from guided_runs import BAR, CIRCLE, attach, conditioning, look, method, noise, prepared, sample
 
 
 def reference_look(model, run, x):
     """The losses and gradient by plain autograd: ordinary weights, whole forward, maps from the layers' own outputs."""
     import copy
 
+    from limelight.guidance.architectures.unet import layout_blocks
     from limelight.guidance.losses import placement_loss
 
     scene = run.scenes[0]
-    keys = {block.key for block in scene.blocks}
+    grids = {block.key: block.grid for block in layout_blocks(model.model.diffusion_model, *scene.size)}
+    keys = set(grids)
     with torch.inference_mode(False):
         base = copy.copy(model.model)
         network = copy.deepcopy(model.model.diffusion_model)
@@ -37,7 +39,7 @@ def reference_look(model, run, x):
                 b, n, c = q.shape
                 split = [t.view(b, -1, heads, c // heads).permute(0, 2, 1, 3) for t in (q, k)]
                 weights = torch.einsum("bhnd,bhmd->bhnm", *split) / (c // heads) ** 0.5
-                grid = next(block.grid for block in scene.blocks if block.key == key)
+                grid = grids[key]
                 maps.append(weights.softmax(-1).mean(1).view(b, *grid, -1))
 
             return keep_q, keep_k
@@ -74,10 +76,12 @@ def assert_close(found, expected, tolerance=1e-4):
 @pytest.mark.parametrize("size", [(16, 16), (17, 23)])
 def test_gradient_is_that_of_plain_autograd(tiny_sd15, size):
     x = noise(2, 4, *size) * 5
+    from limelight.guidance.architectures.unet import layout_blocks
+
     run = prepared(tiny_sd15, conditioning(CIRCLE, BAR), x)
     expected, gradient, maps = reference_look(tiny_sd15, run, x)
     found = look(run, x)
-    assert maps == len(run.scenes[0].blocks) > 1
+    assert maps == len(layout_blocks(tiny_sd15.model.diffusion_model, *run.scenes[0].size)) > 1
     assert_close(found.losses, expected)
     assert gradient.abs().max() > 0
     assert_close(found.gradient, gradient)
@@ -145,7 +149,7 @@ def test_layers_with_fetch_time_patches_have_the_patched_gradient(host):
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "uni_pc"])
 def test_loss_falls(tiny_sd15, caplog, sampler):
     with caplog.at_level(logging.INFO):
-        sample(attach(tiny_sd15, iterations=6), conditioning(CIRCLE, BAR), sampler=sampler, steps=4)
+        sample(attach(tiny_sd15, updates=6), conditioning(CIRCLE, BAR), sampler=sampler, steps=4)
     line = next(record.message for record in caplog.records if "guided" in record.message)
     first, last = re.search(r"'red circle' ([\d.]+) -> ([\d.]+)", line).groups()
     assert "4 of 4 steps" in line
@@ -155,26 +159,24 @@ def test_loss_falls(tiny_sd15, caplog, sampler):
 def test_updates_have_the_size_that_was_asked_for(tiny_sd15):
     x = noise(2, 4, 16, 16) * 5
     run = prepared(tiny_sd15, conditioning(CIRCLE), x)
-    update = descend(run, x, iterations=1, step_size=1e-3)
+    update = descend(run, x, updates=1, size=1e-3)
     rms = update.square().mean((1, 2, 3)).sqrt()
     assert torch.allclose(rms, torch.full((2,), 1e-3 * 26**0.5), rtol=1e-3)
     mask = torch.zeros_like(x)
     mask[..., :4] = 1
-    masked = descend(run, x, iterations=1, step_size=1e-3, mask=mask)
+    masked = descend(run, x, updates=1, size=1e-3, mask=mask)
     assert (masked[..., 4:] == 0).all()
     assert torch.allclose(masked[..., :4].square().mean((1, 2, 3)).sqrt(), rms, rtol=1e-3)
 
 
 def descend(run, x, mask=None, look=None, **changes):
     from limelight.guidance.descent import Descent
-    from limelight.guidance.losses import placement_loss
     from limelight.guidance.probe import Probe, differentiable_model
 
-    probe = Probe(placement_loss, 0.0, 0.0, False, False)
+    probe = Probe(run.guider.inner_model.diffusion_model, run.scenes, method({"updates": 4, **changes}))
     if look is not None:
         probe.look = look
-    settings = {"iterations": 4, "step_size": 0.05, "strength": 1.0, "normalise": True}
-    descent = Descent(probe, run.scenes, **{**settings, **changes})
+    descent = Descent(probe, strength=1.0)
     with torch.inference_mode(), differentiable_model(run.guider, run.scenes):
         return descent.update(run.guider, x.clone(), run.sigma.clone(), run.options, mask)
 
@@ -186,12 +188,13 @@ def test_a_step_that_makes_the_loss_worse_is_taken_back(tiny_sd15):
     run = prepared(tiny_sd15, conditioning(CIRCLE), x)
     visited = []
 
-    def narrow_valley(guider, scenes, at, sigma, options):
+    def narrow_valley(guider, at, *_):
         visited.append(at.clone())
         distance = (at - 0.2).square().mean((1, 2, 3)) + 1.0  # never satisfied: only the valley's floor is at 1
-        return Look(distance[:, None], 2 * (at - 0.2) / at[0].numel())
+        wanted = torch.ones(2, 1, dtype=torch.bool)
+        return Look(distance[:, None], wanted, 2 * (at - 0.2) / at[0].numel())
 
-    update = descend(run, x, look=narrow_valley, iterations=8, step_size=0.1)
+    update = descend(run, x, look=narrow_valley, updates=8, size=0.1)
     distances = [(at - 0.2).square().mean().item() for at in [*visited, update]]
     assert distances[1] > distances[0]  # the first step of 0.1 * sqrt(26) jumps across the valley
     assert distances[-1] < 0.1 * distances[0]
@@ -203,9 +206,9 @@ def test_samples_of_a_batch_stop_one_by_one(tiny_sd15):
     x = torch.zeros(2, 4, 16, 16)
     run = prepared(tiny_sd15, conditioning(CIRCLE), x)
 
-    def second_is_satisfied(guider, scenes, at, sigma, options):
+    def second_is_satisfied(guider, at, *_):
         gradient = torch.ones_like(at) * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
-        return Look(torch.tensor([[0.8], [0.0]]), gradient)
+        return Look(torch.tensor([[0.8], [0.0]]), torch.tensor([[True], [False]]), gradient)
 
     update = descend(run, x, look=second_is_satisfied)
     assert (update[0] != 0).all()

@@ -30,6 +30,8 @@ def test_maps_are_those_of_diffusers(tiny_sd15):
     import comfy.utils
     from conftest import CONTEXT, TINY_SD15
 
+    from limelight.guidance.architectures.unet import layout_blocks
+
     reference = diffusers.UNet2DConditionModel(
         sample_size=16,
         layers_per_block=1,
@@ -58,7 +60,8 @@ def test_maps_are_those_of_diffusers(tiny_sd15):
         return maps.flatten(1).sum(1, keepdim=True)
 
     look(run, x, loss=keep)
-    cells = {grid[0] * grid[1] for grid in (block.grid for block in run.scenes[0].blocks)}
+    blocks = layout_blocks(tiny_sd15.model.diffusion_model, 16, 16)
+    cells = {block.grid[0] * block.grid[1] for block in blocks}
     theirs = [maps for maps in theirs if maps.shape[1] in cells]
     assert len(ours) == len(theirs) > 4
     for mine, other in zip(ours, theirs, strict=True):

@@ -22,7 +22,7 @@ OFF = ("red circle", [2, 3], [0.1, 0.1, 0.4, 0.4], 0.0)
     ("settings", "highlights"),
     [
         ({"strength": 0.0}, [CIRCLE]),
-        ({"iterations": 0}, [CIRCLE]),
+        ({"updates": 0}, [CIRCLE]),
         ({}, []),
         ({}, [OFF]),
         ({"start_percent": 0.95, "end_percent": 0.95}, [CIRCLE]),
@@ -93,8 +93,8 @@ def test_other_users_of_the_model_see_nothing(tiny_sd15):
 
 def test_a_second_guidance_replaces_the_first(tiny_sd15):
     positive = conditioning(CIRCLE)
-    twice = attach(attach(tiny_sd15, iterations=5), iterations=1)
-    assert torch.equal(sample(twice, positive), sample(attach(tiny_sd15, iterations=1), positive))
+    twice = attach(attach(tiny_sd15, updates=5), updates=1)
+    assert torch.equal(sample(twice, positive), sample(attach(tiny_sd15, updates=1), positive))
     off = attach(attach(tiny_sd15), strength=0.0)
     assert torch.equal(sample(off, positive), sample(tiny_sd15, positive))
 
@@ -391,7 +391,7 @@ def test_highlights_on_the_negative_prompt_are_ignored(tiny_sd15):
     from limelight.guidance.scenes import scenes
 
     conds = {"positive": [], "negative": [dict(conditioning(CIRCLE)[0][1], cross_attn=torch.zeros(1, 77, 64))]}
-    assert scenes(conds, (16, 16), 1.0, lambda h, w: []) == []
+    assert scenes(conds, (16, 16), 1.0) == []
 
 
 # Samplers -------------------------------------------------------------------------------------------------------------
@@ -433,7 +433,7 @@ def test_every_stock_sampler(tiny_sd15, caplog, name):
     elif expected:
         assert len(calls) == sum(calls_of_steps(function_name(sampler), steps, ends_at_zero=True))
     with caplog.at_level(logging.INFO):
-        guided = sample(attach(model, iterations=1, end_percent=0.6), positive, sampler=name, steps=steps)
+        guided = sample(attach(model, updates=1, end_percent=0.6), positive, sampler=name, steps=steps)
     assert moved(plain, guided)
     assert "through the prediction" not in caplog.text or not expected
 

@@ -6,6 +6,7 @@ texture, coarser ones hold a few cells. Stated relative to the latent so that ot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -93,32 +94,57 @@ def _without_deep(blocks: list[Block]) -> list[Block]:
     return [block for block in blocks if block.key[:2] == first and block.key[2] in DEEP]
 
 
-def install(options: dict, blocks: list[Block], capture: Capture, with_self: bool = False) -> None:
-    """Make the forward that runs with these (already cloned) model options fill `capture`.
-
-    A replacement that another pack has installed in a block keeps its say over the block's output.
+def install(
+    to: dict,
+    capture: Capture,
+    cross: list[Block],
+    self_: Sequence[Block] = (),
+    features: tuple[int, ...] = (),
+    leave: bool = True,
+) -> None:
+    """Make the forward that runs with these (already cloned) transformer options fill `capture`; `leave` it when
+    everything has been seen. A replacement that another pack has installed keeps its say over the block's output.
     """
-    to = options["transformer_options"]
     replace = to["patches_replace"] = {name: dict(group) for name, group in to.get("patches_replace", {}).items()}
-    last = blocks[-1].key
-    for block in blocks:
-        if with_self:
-            group = replace.setdefault("attn1", {})
-            group[block.key] = capture.self_patch(block.key, group.get(block.key, group.get(block.key[:2])))
-        group = replace.setdefault("attn2", {})
-        previous = group.get(block.key, group.get(block.key[:2]))
-        group[block.key] = capture.cross_patch(block.key, previous, stop=block.key == last)
     patches = to["patches"] = dict(to.get("patches", {}))
+    last = max(_order_of(*call) for call in _calls(cross, self_, features)) if leave else None
+    for kind, blocks, patch in (("attn1", self_, capture.self_patch), ("attn2", cross, capture.cross_patch)):
+        group = replace.setdefault(kind, {})
+        for block in blocks:
+            previous = group.get(block.key, group.get(block.key[:2]))
+            group[block.key] = patch(block.key, previous, stop=_order_of(block.key, kind) == last)
+    if features:
+        behind = max(features) + 1
+        stop = behind if last == _order_of(("output", behind, -1), "") else None
+        patch = capture.output_block_patch(features, stop)
+        patches["output_block_patch"] = [*patches.get("output_block_patch", ()), patch]
     # a ControlNet adds to the stored skip in place, and autograd has saved that tensor: hand on a copy
-    patches["input_block_patch_after_skip"] = [*patches.get("input_block_patch_after_skip", ()), _copy]
+    if leave:
+        patches["input_block_patch_after_skip"] = [*patches.get("input_block_patch_after_skip", ()), _copy]
 
 
-def checkpointable(unet: nn.Module, blocks: list[Block]) -> list[nn.Module]:
+STAGES = ("input", "middle", "output")
+
+
+def _calls(cross: Sequence[Block], self_: Sequence[Block], features: Sequence[int]) -> list[tuple]:
+    """(key, kind) of everything that is captured; features are seen at the entry, index -1, of the block behind."""
+    attention = [(block.key, "attn2") for block in cross] + [(block.key, "attn1") for block in self_]
+    return attention + [(("output", number + 1, -1), "") for number in features]
+
+
+def _order_of(key: tuple[str, int, int], kind: str) -> tuple:
+    """Sorts by when they run; in a block, self-attention (attn1) comes before cross-attention (attn2)."""
+    return (STAGES.index(key[0]), *key[1:], kind)
+
+
+def checkpointable(
+    unet: nn.Module, cross: Sequence[Block], self_: Sequence[Block] = (), features: Sequence[int] = ()
+) -> list[nn.Module]:
     """Modules that may be run again in backward: all but those of the last block, which is left half way."""
     from comfy.ldm.modules.attention import SpatialTransformer
     from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 
-    name, number, _ = blocks[-1].key
+    name, number, _ = max(_calls(cross, self_, features), key=lambda call: _order_of(*call))[0]
     last = unet.middle_block if name == "middle" else getattr(unet, f"{name}_blocks")[number]
     left = set(last.modules())
     return [m for m in unet.modules() if isinstance(m, (ResBlock, SpatialTransformer)) and m not in left]
