@@ -33,7 +33,7 @@ class Descent:
         from comfy.model_management import throw_exception_if_processing_interrupted
 
         scale = latent_scale(guider.inner_model.model_sampling, float(sigma[0]))
-        percent = _percent(guider.inner_model.model_sampling, sigma)
+        percent = percent_of(guider.inner_model.model_sampling, sigma)
         x, sigma = x.clone(), sigma.clone()
         mask = None if mask is None else mask.clone()
         if self.radius is None:
@@ -117,7 +117,7 @@ def latent_scale(model_sampling: object, sigma: float) -> float:
     return (sigma**2 + float(getattr(model_sampling, "sigma_data", 1.0)) ** 2) ** 0.5
 
 
-def _percent(model_sampling: object, sigma: torch.Tensor) -> float:
+def percent_of(model_sampling: object, sigma: torch.Tensor) -> float:
     """Where sigma lies on the noise schedule: 0 = pure noise, 1 = the finished image."""
     last = getattr(model_sampling, "num_timesteps", 1000) - 1
     return 1 - float(model_sampling.timestep(sigma[:1])) / last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -95,6 +96,15 @@ def scenes(conds: dict[str, list[dict]], latent: tuple[int, int], looseness: flo
             if scene.phrases:
                 found.append(scene)
     return found
+
+
+def tell_apart(found: list[Scene], conds: dict[str, list[dict]]) -> None:
+    """Give each scene an id of its own, by which the host names the rows of a batch: for regional prompts it copies a
+    conditioning, id and all, to the other side. `conds` are those of this run."""
+    ids = [cond["uuid"] for entries in conds.values() for cond in entries]
+    for scene in found:
+        if ids.count(scene.cond["uuid"]) > 1:
+            scene.cond["uuid"] = uuid.uuid4()
 
 
 def _crop(cond: dict, latent: tuple[int, int]) -> tuple[int, int, int, int] | None:

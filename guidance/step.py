@@ -60,7 +60,7 @@ def attach(
     def sampler_sample(executor, guider, sigmas, *args, **kwargs):
         network = guider.inner_model.diffusion_model
         unet.check(network)
-        found = scenes(guider.conds, _latent_size(args, kwargs), looseness)
+        found = scenes(guider.conds, latent_size(args, kwargs), looseness)
         if not found:
             logging.info("Limelight: the positive conditioning carries no highlights; sampling is not guided.")
             return executor(guider, sigmas, *args, **kwargs)
@@ -92,7 +92,7 @@ def attach(
     return model
 
 
-def _latent_size(args: tuple, kwargs: dict) -> tuple[int, int]:
+def latent_size(args: tuple, kwargs: dict) -> tuple[int, int]:
     """(h, w) from the arguments of SAMPLER_SAMPLE: extra_args, callback, noise, ..."""
     noise = args[2] if len(args) > 2 else kwargs["noise"]
     if noise.ndim != 4:

@@ -525,7 +525,7 @@ def test_highlights_and_conditioning_must_belong_together(tiny_sd15):
 
 def test_only_image_latents():
     from limelight.guidance.errors import LimelightError
-    from limelight.guidance.step import _latent_size
+    from limelight.guidance.step import latent_size
 
     with pytest.raises(LimelightError, match="found 5 dimensions, expected 4"):
-        _latent_size((None, None, torch.zeros(1, 4, 2, 8, 8)), {})
+        latent_size((None, None, torch.zeros(1, 4, 2, 8, 8)), {})
