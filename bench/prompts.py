@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..shapeworld.reader import Found, angle_between, object_of
+from ..guidance.geometry import angle_between
+from ..guidance.score import centroid_distance, covered
+from ..shapeworld.reader import Found, object_of
 from ..shapeworld.scenes import BACKGROUNDS, COLOURS, SHAPES, Thing, caption, random_scene
 
 STROKE_WIDTH = 0.06
@@ -116,18 +118,12 @@ def hit(found: list[Found], phrase: str, coverage: np.ndarray) -> bool:
     if thing is None:
         return False
     near = distance_to(thing, coverage) <= HIT_DISTANCE
-    return near and float(coverage[thing.mask].sum() / coverage.sum()) >= HIT_COVERAGE
+    return near and covered(thing.mask, coverage) >= HIT_COVERAGE
 
 
 def distance_to(thing: Found, coverage: np.ndarray) -> float:
     """From the object's centroid to the stroke's, in fractions of the side. ``coverage``: as for ``hit``."""
-    height, width = coverage.shape
-    total = coverage.sum()
-    centre = (
-        float((coverage.sum(0) * (np.arange(width) + 0.5)).sum() / total / width),
-        float((coverage.sum(1) * (np.arange(height) + 0.5)).sum() / total / height),
-    )
-    return math.dist(thing.centroid, centre)
+    return centroid_distance(thing.mask, coverage)
 
 
 def orientation_error(found: list[Found], stroke: Stroke) -> float | None:

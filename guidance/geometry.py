@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 Points = Sequence[tuple[float, float]]
@@ -36,6 +37,11 @@ def collinear(points: Points) -> bool:
     bx, by = max(points, key=lambda point: (point[0] - ax) ** 2 + (point[1] - ay) ** 2)
     length = ((bx - ax) ** 2 + (by - ay) ** 2) ** 0.5
     return all(abs((bx - ax) * (y - ay) - (by - ay) * (x - ax)) <= _FLAT * length for x, y in points)
+
+
+def angle_between(first: float, second: float) -> float:
+    """Difference of two undirected axes (radians, any branch) in degrees, 0..90."""
+    return abs(math.degrees((first - second + math.pi / 2) % math.pi - math.pi / 2))
 
 
 def _segment_enters(a: tuple[float, float], b: tuple[float, float], inset: float) -> bool:

@@ -82,11 +82,6 @@ def object_of(found: list[Found], phrase: str) -> Found | None:
     return max(named, key=lambda thing: thing.area, default=None)
 
 
-def angle_between(first: float, second: float) -> float:
-    """Difference of two undirected axes (radians, any branch) in degrees, 0..90."""
-    return abs(math.degrees((first - second + math.pi / 2) % math.pi - math.pi / 2))
-
-
 def _lab(rgb: np.ndarray) -> np.ndarray:
     """uint8 (h, w, 3) -> float32 CIE Lab."""
     return cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from limelight.shapeworld.reader import angle_between, object_of, presence, read
+from limelight.guidance.geometry import angle_between
+from limelight.shapeworld.reader import object_of, presence, read
 from limelight.shapeworld.scenes import COLOURS, Scene, Thing, random_scene, render
 
 SCENES = 300
