@@ -60,7 +60,7 @@ class Scene:
 
 def _cropped(target: Target, crop: tuple[int, int, int, int]) -> Target:
     h, w, y, x = crop
-    cut = {name: getattr(target, name)[..., y : y + h, x : x + w] for name in ("instances", "attract", "suppress")}
+    cut = {name: getattr(target, name)[..., y : y + h, x : x + w] for name in ("instances", "parts", "attract", "suppress")}
     return replace(target, **cut)
 
 
@@ -71,12 +71,14 @@ def _resized(target: Target, height: int, width: int, device: torch.device) -> T
         return F.adaptive_avg_pool2d(grid[None], (height, width))[0].to(device)
 
     instances = mean(target.instances)
-    instances = instances[instances.amax((-2, -1)) > 0]  # other objects of the phrase may be outside the area
+    inside = instances.amax((-2, -1)) > 0  # other objects of the phrase may be outside the area
+    instances, parts = instances[inside], mean(target.parts)[inside]
+    parts = parts / parts.sum(0).clamp_min(1e-6)
     attract = mean(target.attract[None])[0]
     attract = attract / attract.max()
     suppress = torch.minimum(mean(target.suppress[None])[0], 1 - attract)
     neutral = 1 - attract - suppress
-    return replace(target, instances=instances, attract=attract, neutral=neutral, suppress=suppress)
+    return replace(target, instances=instances, parts=parts, attract=attract, neutral=neutral, suppress=suppress)
 
 
 def scenes(conds: dict[str, list[dict]], latent: tuple[int, int], looseness: float) -> list[Scene]:

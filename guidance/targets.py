@@ -27,12 +27,16 @@ class Target:
     strength: float
     instances: torch.Tensor
     """(I, h, w) in [0, 1]: the share of each cell that each object's region covers. Never all zero."""
+    parts: torch.Tensor
+    """(I, h, w) in [0, 1], sums to 1 over I: the share of each cell that is nearest to each object."""
     attract: torch.Tensor
     """(h, w) in [0, 1]: the regions, scaled so that each instance peaks at 1 however thin it is."""
     neutral: torch.Tensor
     """(h, w) in [0, 1]: the band around the regions into which the object may grow."""
     suppress: torch.Tensor
     """(h, w) in [0, 1]: beyond the band, and over the other highlights' regions."""
+    index: int = 0
+    """Which of the conditioning's highlights it is."""
 
 
 def build_targets(
@@ -56,17 +60,18 @@ def build_targets(
             )
         if item["strength"] > 0:
             zones = _zones(parse_instances(item["instances"], f"highlights[{i}].instances"), height, width, looseness)
-            drawn.append((item["phrase"], tuple(item["tokens"]), float(item["strength"]), *zones))
+            drawn.append((i, item["phrase"], tuple(item["tokens"]), float(item["strength"]), *zones))
     targets = []
-    for i, (phrase, tokens, strength, covers, attract, far) in enumerate(drawn):
-        others = [other[4] for k, other in enumerate(drawn) if k != i]
+    for i, (index, phrase, tokens, strength, covers, parts, attract, far) in enumerate(drawn):
+        others = [other[6] for k, other in enumerate(drawn) if k != i]
         avoid = np.maximum.reduce([far, *others])
         suppress = (1 - attract) * avoid
         neutral = (1 - attract) * (1 - avoid)
         grids = (
-            torch.from_numpy(np.ascontiguousarray(grid)).to(device) for grid in (covers, attract, neutral, suppress)
+            torch.from_numpy(np.ascontiguousarray(grid)).to(device)
+            for grid in (covers, parts, attract, neutral, suppress)
         )
-        targets.append(Target(phrase, tokens, strength, *grids))
+        targets.append(Target(phrase, tokens, strength, *grids, index))
     return targets
 
 
@@ -96,14 +101,18 @@ def moments(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
 
 def _zones(
     instances: tuple[Instance, ...], height: int, width: int, looseness: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """-> coverage (I, h, w), attract (h, w), and the share of each cell beyond the band of every instance (h, w)."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """-> coverage and parts (I, h, w), attract (h, w), and the share of each cell beyond every instance's band (h, w)."""
     covers, distances, halves, n = coverage_and_distance(instances, height, width)
     peaks = covers.max((1, 2), keepdims=True)
     attract = (covers / peaks).max(0)
     beyond = (distances > looseness * (BAND + halves[:, None, None])).all(0)
-    far = beyond.reshape(height, n, width, n).mean((1, 3), dtype=np.float32)
+    nearest = np.arange(len(distances))[:, None, None] == distances.argmin(0)
+    parts, far = (
+        grid.reshape(*grid.shape[:-2], height, n, width, n).mean((-3, -1), dtype=np.float32)
+        for grid in (nearest, beyond)
+    )
     # the band is measured against what a cell has left beside the region: a thin stroke's own cell is not "half far"
     union = np.minimum(covers.sum(0), 1)
     far = np.where(union < 1, far / np.maximum(1 - union, 1e-6), 0).clip(0, 1)
-    return covers, attract, far
+    return covers, parts, attract, far
