@@ -13,7 +13,8 @@ Schema version 1, plain JSON::
 Coordinates are fractions: x of the image's width, y of its height, (0, 0) at the top left. A stroke's ``width`` is a
 fraction of the image's short side. Several shapes of one instance are one object; several instances are several
 objects that the phrase names. ``occurrence`` is which mention of the phrase in the prompt is meant, from 1.
-``occurrence``, ``strength`` (0 is off), ``color`` and a stroke's ``width`` may be left out.
+``occurrence``, ``strength`` (0 is off), ``color`` and a stroke's ``width`` may be left out. A highlight with
+``"hidden": true`` is left out altogether, unread but for its keys: the canvas keeps it there to be shown again.
 
 What the unusual cases mean:
 
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,7 @@ MAX_OCCURRENCE = 1000
 MAX_COORDINATE = 10.0  # farther out is a mistake, mostly pixels
 MIN_EXTENT = 0.001  # of a box's side and a stroke's width: anything smaller is a slip of the mouse
 DEFAULT_WIDTH = 0.06
+KEYS = ("phrase", "occurrence", "strength", "color", "hidden", "instances")  # of a highlight
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ def parse(value: Any) -> Document:
     if type(version) is not int or version != VERSION:
         raise LimelightError(f"version: found {show(version)}; expected {VERSION}. Correct it, or update Limelight.")
     highlights = listed(value.get("highlights"), "highlights", 0, MAX_HIGHLIGHTS, "highlights")
-    return _checked(parse_highlight(item, f"highlights[{i}]") for i, item in enumerate(highlights))
+    shown = ((i, item) for i, item in enumerate(highlights) if not _hidden(item, f"highlights[{i}]"))
+    return _checked((i, parse_highlight(item, f"highlights[{i}]")) for i, item in shown)
 
 
 def parse_text(text: Any) -> Document:
@@ -173,7 +176,7 @@ def parse_text(text: Any) -> Document:
 
 def merge(first: Document, second: Document) -> Document:
     """The highlights of both, in order; each mention of a phrase at most once."""
-    return _checked((*first.highlights, *second.highlights))
+    return _checked(enumerate((*first.highlights, *second.highlights)))
 
 
 def add(document: Document | Mapping | None, highlight: Highlight) -> Document:
@@ -184,7 +187,7 @@ def add(document: Document | Mapping | None, highlight: Highlight) -> Document:
 def parse_highlight(value: Any, path: str = "") -> Highlight:
     """One highlight in its plain form. ``path`` is put before the field names in errors."""
     at = f"{path}." if path else ""
-    mapping(value, path or "highlight", ("phrase", "occurrence", "strength", "color", "instances"))
+    mapping(value, path or "highlight", KEYS)
     phrase = value.get("phrase")
     if not isinstance(phrase, str) or not phrase.strip():
         raise LimelightError(
@@ -209,6 +212,8 @@ def parse_highlight(value: Any, path: str = "") -> Highlight:
 
 def parse_instances(value: Any, path: str = "instances") -> tuple[Instance, ...]:
     """The list of instances of a highlight, also as found on a conditioning."""
+    if value == []:
+        raise LimelightError(f"{path}: found none, so nothing is drawn for the phrase. Draw it, or take it out.")
     instances = []
     for i, item in enumerate(listed(value, path, 1, MAX_INSTANCES, "instances")):
         mapping(item, f"{path}[{i}]", ("shapes",))
@@ -218,12 +223,19 @@ def parse_instances(value: Any, path: str = "instances") -> tuple[Instance, ...]
     return tuple(instances)
 
 
-def _checked(highlights: Any) -> Document:
-    highlights = tuple(highlights)
+def _hidden(value: Any, path: str) -> bool:
+    hidden = mapping(value, path, KEYS).get("hidden", False)
+    if not isinstance(hidden, bool):
+        raise LimelightError(f"{path}.hidden: found {show(hidden)}; expected true or false. Leave it out for false.")
+    return hidden
+
+
+def _checked(numbered: Iterable[tuple[int, Highlight]]) -> Document:
+    highlights = dict(numbered)
     if len(highlights) > MAX_HIGHLIGHTS:
         raise LimelightError(f"highlights: found {len(highlights)}; expected at most {MAX_HIGHLIGHTS}. Remove some.")
     seen: dict[tuple[str, int], int] = {}
-    for i, highlight in enumerate(highlights):
+    for i, highlight in highlights.items():
         first = seen.setdefault(highlight.key, i)
         if first != i:
             raise LimelightError(
@@ -231,7 +243,7 @@ def _checked(highlights: Any) -> Document:
                 f"highlight (highlights[{first}]). Put all its regions into one highlight as several instances, or "
                 "choose another occurrence if the prompt says the phrase more than once."
             )
-    return Document(highlights)
+    return Document(tuple(highlights.values()))
 
 
 def _shape(value: Any, path: str) -> Shape:

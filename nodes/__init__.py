@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import highlight_document, highlight_guidance, highlight_preview, highlight_prompt
+from . import (
+    highlight_canvas,
+    highlight_document,
+    highlight_guidance,
+    highlight_preview,
+    highlight_prompt,
+    highlight_scribbles,
+)
 
 NODES: list[type[io.ComfyNode]] = [
+    *highlight_canvas.NODES,
     *highlight_document.NODES,
+    *highlight_scribbles.NODES,
     *highlight_preview.NODES,
     *highlight_prompt.NODES,
     *highlight_guidance.NODES,

@@ -19,3 +19,9 @@ def advanced(widget: _Input) -> _Input:
     else:
         widget.extra_dict["advanced"] = True
     return widget
+
+
+def drawn_by(widget: _Input, kind: str) -> _Input:
+    """Lets the front-end extension that registered `kind` (see web/) draw a text widget; its value stays a text."""
+    widget.extra_dict["widgetType"] = kind
+    return widget

@@ -150,7 +150,7 @@ BAD_HIGHLIGHTS = {
     "negative strength": ({"strength": -1}, r"^highlights\[0\]\.strength: found -1; expected a number from 0 to 10"),
     "strength 11": ({"strength": 11}, r"^highlights\[0\]\.strength: found 11"),
     "colour name": ({"color": "red"}, r"^highlights\[0\]\.color: found 'red'; expected a colour such as #e6194b"),
-    "no instances": ({"instances": []}, r"^highlights\[0\]\.instances: found 0 of them; expected a list of 1 to 64"),
+    "no instances": ({"instances": []}, r"^highlights\[0\]\.instances: found none, so nothing is drawn"),
     "instance without shapes": ({"instances": [{"shapes": []}]}, r"^highlights\[0\]\.instances\[0\]\.shapes: found 0"),
     "bare shapes": (
         {"instances": [box(0, 0, 1, 1)]},
