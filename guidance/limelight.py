@@ -10,6 +10,7 @@ import torch
 
 from .losses import placement_loss, shape_loss
 from .method import Method
+from .propagation import grown, with_region
 from .separation import separation_loss
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class Limelight(Method):
 
     updates: updates a step, at most. size: root mean square of one, in units of a latent of variance 1. stop_at: a
     highlight whose loss is below this is satisfied. shape: weight of `shape_loss`. separation: weight of the
-    self-attention loss that keeps highlights apart. loss(maps, targets, text_tokens) -> (B, n).
+    self-attention loss that keeps highlights apart. propagate: cells of the free band that have become part of the
+    object attract too. loss(maps, targets, text_tokens) -> (B, n).
     """
 
     updates: int = 2
@@ -35,20 +37,35 @@ class Limelight(Method):
     stop_at: float = 0.1
     shape: float = 0.0
     separation: float = 0.0
+    propagate: bool = False
     loss: Callable = placement_loss
     end_percent = 0.4
 
     def self_layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
-        return self.layout(network, height, width) if self.separation > 0 else []
+        return self.layout(network, height, width) if self.separation > 0 or self.propagate else []
 
     def losses(self, seen: Seen, scene: Scene, percent: float) -> torch.Tensor:
-        tokens = scene.bound["text_tokens"]
-        each = [self._loss(m, scene.targets(*m.shape[1:3], m.device), tokens) for m in seen.cross.values()]
+        tokens, regions = scene.bound["text_tokens"], self._regions(seen, scene)
+        each = []
+        for maps in seen.cross.values():
+            targets = scene.targets(*maps.shape[1:3], maps.device)
+            if regions:
+                targets = [with_region(target, regions[target.index]) for target in targets]
+            each.append(self._loss(maps, targets, tokens))
         loss = torch.stack(each).mean(0)
         if self.separation > 0 and seen.self_ and len(scene.phrases) > 1:
             apart = [separation_loss(m, scene.targets(*m.shape[1:3], m.device)) for m in seen.self_.values()]
             loss = loss + self.separation * torch.stack(apart).mean(0)
         return loss
+
+    def _regions(self, seen: Seen, scene: Scene) -> dict[int, torch.Tensor]:
+        """By highlight: its grown region (B, h, w), on the finest grid whose self-attention was captured."""
+        if not self.propagate or not seen.self_:
+            return {}
+        finest = max((m.shape[1:3] for m in seen.self_.values()), key=min)
+        maps = [m.detach().flatten(1, 2) for m in seen.self_.values() if m.shape[1:3] == finest]
+        affinity = torch.stack(maps).mean(0)
+        return {target.index: grown(affinity, target) for target in scene.targets(*finest, affinity.device)}
 
     def _loss(self, maps: torch.Tensor, targets: list[Target], tokens: list[int]) -> torch.Tensor:
         loss = self.loss(maps, targets, tokens)

@@ -41,8 +41,8 @@ def placement_loss(maps: torch.Tensor, targets: list[Target], text_tokens: list[
     losses = []
     for target in targets:
         share = phrase_map(maps, target.tokens, text_tokens).clamp(SATURATED, 1 - SATURATED)
-        attract = target.attract * target.parts
-        attract = (attract / (attract.sum((-2, -1), keepdim=True) + EPSILON)).mean(0)
+        attract = target.attract.unsqueeze(-3) * target.parts
+        attract = (attract / (attract.sum((-2, -1), keepdim=True) + EPSILON)).mean(-3)
         inside = -(share.log() * attract).sum((-2, -1))
         outside = -((1 - share).log() * target.suppress).sum((-2, -1)) / (target.suppress.sum() + EPSILON)
         losses.append((inside + outside) / 2)
