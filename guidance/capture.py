@@ -9,6 +9,7 @@ import torch
 from .seen import Seen
 
 MAX_SELF_CELLS = 576  # self-attention is captured up to 24x24: (576 x 576) floats a head
+MAX_AFFINITY_CELLS = 9216  # without gradient, head by head, up to 96x96
 GROUNDING_SLOTS = 30  # of GLIGEN
 
 
@@ -44,6 +45,8 @@ class Capture:
 
     def __init__(self, heads: bool = False, attend: Callable | None = None) -> None:
         self.seen = Seen()
+        self.affinity = False  # also keep self-attention without gradient
+        self._added: dict[tuple, tuple] = {}  # grids of the blocks in it
         self._average = not heads
         self._attend = attend or (lambda q, k, v, extra: differentiable(None, q, k, v, extra["n_heads"]))
 
@@ -66,11 +69,24 @@ class Capture:
         def patch(q, k, v, extra):
             if q.shape[1] == k.shape[1] <= MAX_SELF_CELLS:
                 self.seen.self_.setdefault(key, _on_grid(probabilities(q, k, extra["n_heads"]), extra))
+            if self.affinity and q.shape[1] == k.shape[1] <= MAX_AFFINITY_CELLS:
+                self._add_affinity(key, q.detach(), k.detach(), extra)
             if stop:
                 raise StopForward
             return self._output(previous, q, k, v, extra)
 
         return patch
+
+    def _add_affinity(self, key: tuple, q: torch.Tensor, k: torch.Tensor, extra: dict) -> None:
+        """The mean over the blocks of a size so far. Head by head: all at once would take eight times the memory."""
+        if key in self._added:
+            return
+        grid = self._added[key] = tuple(extra["activations_shape"][-2:])
+        q, k = (t.float().unflatten(-1, (extra["n_heads"], -1)).unbind(-2) for t in (q, k))
+        each = ((a * a.shape[-1] ** -0.5 @ b.mT).softmax(-1) for a, b in zip(q, k, strict=True))
+        maps = sum(each) / len(q)
+        mean = self.seen.affinity.setdefault(grid, maps)
+        self.seen.affinity[grid] = mean + (maps - mean) / list(self._added.values()).count(grid)
 
     def output_block_patch(self, numbers: Iterable[int], stop: int | None) -> Callable:
         """A patch of the output blocks' input: block n + 1 receives what block n hands on. Leaves at block `stop`."""

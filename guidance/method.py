@@ -30,6 +30,9 @@ class Method:
     """Keep the heads of cross-attention apart."""
     grounding: bool = False
     """Capture GLIGEN's gated attention."""
+    affinity: bool = False
+    """Also capture self-attention without gradient, in larger maps too, of the blocks of `self_layout`. May change from
+    look to look."""
 
     def layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
         """The blocks whose cross-attention is captured for a latent of height x width; at least one."""
@@ -42,6 +45,11 @@ class Method:
     def feature_blocks(self, network: nn.Module) -> tuple[int, ...]:
         """Numbers of the output blocks whose output is captured: not the last one."""
         return ()
+
+    def continues(self, percent: float, iteration: int) -> bool:
+        """Asked before every look of a step: False leaves this conditioning alone for the rest of the step, without
+        the pass that `losses` would need. Iteration 0 begins a step."""
+        return True
 
     def losses(self, seen: Seen, scene: Scene, percent: float) -> torch.Tensor:
         """-> (B, n): the loss of each highlight of the scene, differentiable. `scene.targets(h, w, device)` draws the

@@ -53,8 +53,9 @@ class Probe:
         losses, wanted, gradient = [], [], None
         for view in self._views:
             leaf = x.detach().clone().requires_grad_(True)
-            seen = self._forward(guider, view, leaf, sigma, options)
-            if not seen.cross:  # outside the timestep range of this conditioning
+            going = view.method.continues(percent, iteration)
+            seen = self._forward(guider, view, leaf, sigma, options) if going else Seen()
+            if not seen.cross:  # nothing more to do, or outside the timestep range of this conditioning
                 losses.append(x.new_full((x.shape[0], len(view.scene.phrases)), torch.nan))
                 wanted.append(torch.zeros_like(losses[-1], dtype=torch.bool))
                 continue
@@ -72,6 +73,7 @@ class Probe:
         import comfy.samplers
 
         model, capture = guider.inner_model, self.capture(view.method.heads)
+        capture.affinity = view.method.affinity
         probing = _probe_options(options)
         unet.install(probing["transformer_options"], capture, *view.calls)
         cond = dict(view.scene.cond)

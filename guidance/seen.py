@@ -20,6 +20,9 @@ class Seen:
     """(B, h, w, T), heads averaged; (B, heads, h, w, T) where they were asked for apart."""
     self_: dict[Key, torch.Tensor] = field(default_factory=dict)
     """(B, h, w, h * w), heads averaged."""
+    affinity: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
+    """(B, h * w, h * w) by grid (h, w): self-attention without gradient, averaged over heads and over the blocks of
+    that size; where it was asked for."""
     grounding: list[torch.Tensor] = field(default_factory=list)
     """GLIGEN's gated attention, one a coarse block: (B, heads, h * w + slots, h * w + slots), while it is on."""
     features: dict[int, torch.Tensor] = field(default_factory=dict)
