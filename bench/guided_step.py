@@ -1,10 +1,16 @@
 """What a guided step costs on a UNet of SD1.5's shape (random weights, 512x512, CPU), as ratios within one process.
 
+    python dev.py bench guided-step [--shape sd15 | sdxl] [--count REPEATS] [--seed S] [--out FILE]
+
 step_ratio: one guidance iteration (forward of the positive conditioning up to the last map, losses, backward) divided
-by one denoising step with CFG (a forward of batch 2), in CPU time of the process, median over interleaved repeats.
+by one denoising step with CFG (a forward of batch 2), in CPU time of the process, median over interleaved repeats;
+for `bias`, which costs no pass of its own, one biased denoising step divided by a plain one. run_ratio: a whole run of
+50 steps with the defaults divided by a plain one.
 peak_memory_ratio: peak resident memory of a process that samples one guided step, divided by that of a process that
 samples one plain step; libraries and weights (float32) are in both. All rows use PyTorch's fused attention, the host's
 choice on GPUs: its choice on CPUs is slower and would flatter the guided pass.
+
+--shape sdxl: peak memory alone, at 1024x1024 with weights in bfloat16.
 
 `naive` is the guidance that published code does: the whole forward, explicit attention probabilities of every
 cross-attention, for every head, all of them kept.
@@ -18,85 +24,20 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
-from ..guidance.capture import differentiable
 from ..tools.in_process import import_host
+from .random_unet import FUSED, SHAPES, Shape, build_model, conditionings
 from .table import arguments, command, write
 
-SD15 = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1,
-    "context_dim": 768,
-    "num_heads": 8,
-    "num_head_channels": -1,
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": False,
-    "use_temporal_attention": False,
-    "adm_in_channels": None,
-    "legacy": False,
-}
-LATENT = 64
+NAME = "guided-step"
 SIGMA = 5.0
-FUSED = {"optimized_attention_override": differentiable}
-ROWS = ("plain", "limelight", "naive")
-HIGHLIGHTS = {
-    "version": 1,
-    "text_tokens": [1, 2, 3, 4, 5, 6, 7],
-    "highlights": [
-        {
-            "phrase": phrase,
-            "tokens": tokens,
-            "strength": 1.0,
-            "instances": [{"shapes": [{"type": "stroke", "points": points, "width": 0.1}]}],
-        }
-        for phrase, tokens, points in (
-            ("red circle", [2, 3], [[0.2, 0.2], [0.4, 0.3]]),
-            ("blue bar", [6, 7], [[0.6, 0.8], [0.9, 0.6]]),
-        )
-    ],
-}
+ROWS = ("plain", "limelight", "bias", "naive")
+RUN_STEPS = 50
 
 
-def build_model(seed: int):
-    """A ModelPatcher around a UNet of SD1.5's shape with random weights, loaded the way the host loads them."""
-    import comfy.model_patcher
-    import comfy.supported_models
-    import torch
-
-    config = comfy.supported_models.SD15(dict(SD15))
-    config.set_inference_dtype(torch.float32, None)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.inference_mode():
-        model = config.get_model({}, "", device=torch.device("cpu"))
-        for parameter in model.diffusion_model.parameters():
-            if parameter.ndim > 1:  # variance 1 / fan-in
-                bound = (3 / parameter[0].numel()) ** 0.5
-                parameter.data.uniform_(-bound, bound, generator=generator)
-            else:
-                parameter.data.fill_(1.0 if parameter.ndim else 0.0)
-    device = torch.device("cpu")
-    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
-    patcher.model_options["transformer_options"].update(FUSED)
-    return patcher
-
-
-def conditionings(seed: int) -> tuple[list, list]:
-    """Random positive (with highlights) and negative conditioning."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed + 1)
-    positive, negative = (torch.randn(1, 77, 768, generator=generator) for _ in range(2))
-    return [[positive, {"limelight_highlights": HIGHLIGHTS}]], [[negative, {}]]
-
-
-def naive_method(loss):
+def naive_method(shape: Shape, loss):
     """-> (method, capture) of the published way."""
     from limelight.guidance.architectures import unet
     from limelight.guidance.capture import Capture
@@ -115,7 +56,7 @@ def naive_method(loss):
             return patch
 
     def coarse(maps, targets, text_tokens):
-        return loss(maps, targets, text_tokens) * (maps.shape[1] <= LATENT // 4)
+        return loss(maps, targets, text_tokens) * (maps.shape[1] <= shape.latent // 4)
 
     class Naive(Limelight):
         def layout(self, network, height, width):
@@ -124,7 +65,7 @@ def naive_method(loss):
     return Naive(stop_at=0.0, loss=coarse), Everything
 
 
-def looks(model, seed: int) -> dict:
+def looks(shape: Shape, model, seed: int) -> dict:
     """-> one function a row: the work whose time is compared."""
     import comfy.model_management
     import comfy.samplers
@@ -136,9 +77,9 @@ def looks(model, seed: int) -> dict:
     from limelight.guidance.probe import Probe, differentiable_model
     from limelight.guidance.scenes import scenes
 
-    x = torch.randn(1, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(seed + 2)) * SIGMA
+    x = torch.randn(1, 4, shape.latent, shape.latent, generator=torch.Generator().manual_seed(seed + 2)) * SIGMA
     sigma = torch.tensor([SIGMA])
-    positive, negative = conditionings(seed)
+    positive, negative = conditionings(shape, seed)
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.conds = {name: [dict(c) for c in entries] for name, entries in guider.original_conds.items()}
@@ -153,7 +94,7 @@ def looks(model, seed: int) -> dict:
             both = [guider.conds["positive"], guider.conds["negative"]]
             comfy.samplers.calc_cond_batch(model.model, both, x, sigma, options)
 
-    found = scenes(guider.conds, (LATENT, LATENT), 1.0)
+    found = scenes(guider.conds, (shape.latent, shape.latent), 1.0)
 
     def look(method, capture):
         probe = Probe(model.model.diffusion_model, found, method, capture=capture)
@@ -165,12 +106,21 @@ def looks(model, seed: int) -> dict:
         return run
 
     ours = Limelight(stop_at=0.0)
-    return {"plain": plain, "limelight": look(ours, Capture), "naive": look(*naive_method(placement_loss))}
+    return {"plain": plain, "limelight": look(ours, Capture), "naive": look(*naive_method(shape, placement_loss))}
 
 
-def step_ratios(repeats: int, seed: int) -> dict[str, float]:
-    """Median CPU time of each row's work over that of `plain`; repeats are interleaved."""
-    functions = looks(build_model(seed), seed)
+def step_ratios(shape: Shape, repeats: int, seed: int) -> dict[str, float]:
+    """Median CPU time of each row's work over that of a plain step; repeats are interleaved."""
+    from limelight.guidance import bias
+
+    model = build_model(shape, seed)
+    leaning = bias.attach(model, end_percent=1.0)
+    ratios = _ratios(repeats, looks(shape, model, seed))
+    steps = {"plain": model, "bias": leaning}  # through the sampler, which puts away what the looks need
+    return ratios | _ratios(repeats, {row: partial(sample, shape, one, seed, 1) for row, one in steps.items()})
+
+
+def _ratios(repeats: int, functions: dict[str, Callable]) -> dict[str, float]:
     times = {row: [] for row in functions}
     for repeat in range(-1, repeats):  # the first round warms up
         for row, function in functions.items():
@@ -182,33 +132,60 @@ def step_ratios(repeats: int, seed: int) -> dict[str, float]:
     return {row: statistics.median(times[row]) / statistics.median(times["plain"]) for row in times}
 
 
-def peak_memory(row: str, seed: int) -> int:
+def peak_memory(shape: str, row: str, seed: int) -> int:
     """Peak resident bytes of a process of its own that samples one step (and one guidance iteration)."""
-    arguments = [sys.executable, "-m", "limelight.bench.guided_step", "--only", row, "--seed", str(seed)]
-    output = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+    program = [sys.executable, "-m", "limelight.bench.guided_step"]
+    options = ["--shape", shape, "--only", row, "--seed", str(seed)]
+    output = subprocess.run([*program, *options], check=True, capture_output=True, text=True).stdout
     return json.loads(output.splitlines()[-1])["peak_bytes"]
 
 
-def sample_once(row: str, seed: int) -> int:
+def sample_once(shape: Shape, row: str, seed: int) -> int:
     """One sampling step through the host's sampler. -> peak resident bytes of this process."""
-    import comfy.sample
     import torch
 
+    from limelight.guidance import bias
     from limelight.guidance.limelight import Limelight
     from limelight.guidance.step import attach
 
-    model = build_model(seed)
+    model = build_model(shape, seed)
     if row == "limelight":
         model = attach(model, Limelight(updates=1, stop_at=0.0), end_percent=1.0)
-    functions = looks(model, seed) if row == "naive" else {}
-    positive, negative = conditionings(seed)
-    noise = torch.randn(1, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(seed))
-    latent = torch.zeros_like(noise)
+    elif row == "bias":
+        model = bias.attach(model, end_percent=1.0)
+    functions = looks(shape, model, seed) if row == "naive" else {}
     with torch.inference_mode():
         if row == "naive":
             functions["naive"]()
-        comfy.sample.sample(model, noise, 1, 7.5, "euler", "normal", positive, negative, latent, disable_pbar=True)
+    sample(shape, model, seed, steps=1)
     return _peak_bytes()
+
+
+def sample(shape: Shape, model, seed: int, steps: int) -> float:
+    """A run of the host's sampler. -> seconds of CPU time."""
+    import comfy.sample
+    import torch
+
+    positive, negative = conditionings(shape, seed)
+    noise = torch.randn(1, 4, shape.latent, shape.latent, generator=torch.Generator().manual_seed(seed))
+    latent, started = torch.zeros_like(noise), time.process_time()
+    with torch.inference_mode():
+        comfy.sample.sample(model, noise, steps, 7.5, "euler", "normal", positive, negative, latent, disable_pbar=True)
+    return time.process_time() - started
+
+
+def run_ratios(shape: Shape, seed: int, steps: int = RUN_STEPS) -> dict[str, float]:
+    """CPU time of a run with each row's defaults over that of a plain run."""
+    from limelight.guidance import bias
+    from limelight.guidance.step import attach
+
+    plain = build_model(shape, seed)
+    models = {"plain": plain, "limelight": attach(plain), "bias": bias.attach(plain)}
+    times = {}
+    for row, model in models.items():
+        times[row] = sample(shape, model, seed, steps)
+        print(f"  {row}: {steps} steps in {times[row]:.0f} s", file=sys.stderr, flush=True)
+    return {row: times[row] / times["plain"] for row in times}
 
 
 def _peak_bytes() -> int:
@@ -227,25 +204,29 @@ def main() -> None:
     """The command line."""
 
     def options(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--shape", choices=SHAPES, default="sd15", help="(default %(default)s)")
         parser.add_argument("--only", choices=ROWS, help=argparse.SUPPRESS)
 
-    args = arguments("guided-step", __doc__.splitlines()[0], count=3, add=options)
+    args = arguments(NAME, __doc__.splitlines()[0], count=3, add=options)
+    shape = SHAPES[args.shape]
     import_host()
     if args.only:
-        print(json.dumps({"peak_bytes": sample_once(args.only, args.seed)}))
+        print(json.dumps({"peak_bytes": sample_once(shape, args.only, args.seed)}))
         return
-    peaks = {row: peak_memory(row, args.seed) for row in ROWS}
-    ratios = step_ratios(args.count, args.seed)
-    rows = [
-        {
-            "row": row,
-            "step_ratio": ratios[row],
-            "peak_memory_ratio": peaks[row] / peaks["plain"],
-            "peak_gib": peaks[row] / 2**30,
-        }
-        for row in ROWS
-    ]
-    write("guided-step", rows, command("guided-step", args.count, args.seed), args.out, clock="process CPU time")
+    again = command(NAME, args.count, args.seed)
+    if args.shape == "sdxl":
+        peaks = {row: peak_memory(args.shape, row, args.seed) for row in ("plain", "limelight", "bias")}
+        out = args.out.with_stem(f"{NAME}-sdxl") if args.out.stem == NAME else args.out
+        write(f"{NAME}-sdxl", [_memory(row, peaks) for row in peaks], f"{again} --shape sdxl", out)
+        return
+    peaks = {row: peak_memory(args.shape, row, args.seed) for row in ROWS}
+    ratios, runs = step_ratios(shape, args.count, args.seed), run_ratios(shape, args.seed)
+    rows = [{**_memory(row, peaks), "step_ratio": ratios[row], "run_ratio": runs.get(row)} for row in ROWS]
+    write(NAME, rows, again, args.out, clock="process CPU time")
+
+
+def _memory(row: str, peaks: dict[str, int]) -> dict:
+    return {"row": row, "peak_memory_ratio": peaks[row] / peaks["plain"], "peak_gib": peaks[row] / 2**30}
 
 
 if __name__ == "__main__":
