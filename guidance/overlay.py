@@ -36,10 +36,12 @@ def color_of(highlight: Highlight, index: int) -> tuple[int, int, int]:
     return int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)
 
 
-def draw_overlay(document: Document, height: int, width: int, opacity: float = 0.45) -> tuple[np.ndarray, np.ndarray]:
+def draw_overlay(
+    document: Document, height: int, width: int, opacity: float = 0.45, labels: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws the document once, to be laid over any number of images of that size.
 
-    ``opacity``: of the filled regions, 0..1; outlines and labels are always opaque.
+    ``opacity``: of the filled regions, 0..1; outlines and labels are always opaque. ``labels`` False: no phrases.
     -> colour (h, w, 3) in [0, 1], already multiplied by alpha, and alpha (h, w, 1) in [0, 1], both float32, so that
     ``picture = image * (1 - alpha) + colour``.
     """
@@ -47,7 +49,7 @@ def draw_overlay(document: Document, height: int, width: int, opacity: float = 0
     layer = np.zeros((height, width, 4), np.float32)
     line = max(1, round(min(height, width) / 300))
     brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * line + 1, 2 * line + 1))
-    labels = []
+    phrases = []
     for index, highlight in enumerate(document.highlights):
         color = color_of(highlight, index)
         for number, instance in enumerate(highlight.instances, 1):
@@ -57,8 +59,9 @@ def draw_overlay(document: Document, height: int, width: int, opacity: float = 0
             _lay(layer, color, (cv2.dilate(inside, brush) - inside).astype(np.float32))
             rows, columns = np.nonzero(inside)
             text = _label(highlight, number)
-            labels.append((text, color, (int(columns.min() + columns.max()) // 2, int(rows.min()))))
-    _write(layer, labels)
+            phrases.append((text, color, (int(columns.min() + columns.max()) // 2, int(rows.min()))))
+    if labels:
+        _write(layer, phrases)
     return layer[..., :3], layer[..., 3:]
 
 
@@ -87,13 +90,7 @@ def _write(layer: np.ndarray, labels: list[tuple[str, tuple[int, int, int], tupl
     pad = size // 4
     taken: list[tuple[int, int, int, int]] = []
     for text, color, (middle, top) in labels:
-        font = _font(size, text.isascii())
-        if font is None:
-            parts = unicodedata.normalize("NFKD", text)  # "ü" becomes "u" and dots: drop the dots
-            text = (
-                "".join(part for part in parts if not unicodedata.combining(part)).encode("ascii", "replace").decode()
-            )
-            font = _font(size, True)
+        text, font = legible(text, size)
         left, above, right, below = font.getbbox(text)
         box_width, box_height = int(right - left) + 2 * pad, int(below - above) + 2 * pad
         x = max(0, min(middle - box_width // 2, width - box_width))
@@ -109,6 +106,16 @@ def _write(layer: np.ndarray, labels: list[tuple[str, tuple[int, int, int], tupl
         target = layer[y : y + box_height, x : x + box_width]
         target[..., :3] = np.asarray(patch, np.float32)[: target.shape[0], : target.shape[1]] / 255
         target[..., 3] = 1
+
+
+def legible(text: str, size: int) -> tuple[str, FreeTypeFont | ImageFont]:
+    """The text and a font of ``size`` pixels for it; plain letters instead of those that no font here has."""
+    font = _font(size, text.isascii())
+    if font is not None:
+        return text, font
+    parts = unicodedata.normalize("NFKD", text)  # "ü" becomes "u" and dots: drop the dots
+    plain = "".join(part for part in parts if not unicodedata.combining(part)).encode("ascii", "replace").decode()
+    return plain, _font(size, True)
 
 
 @functools.lru_cache(maxsize=8)
