@@ -20,11 +20,13 @@ BREAK = re.compile(r"\bBREAK\b")
 
 @dataclass(frozen=True)
 class Token:
-    """A word piece or embedding vector of a prompt. id: in the vocabulary, or the vector. column: in the context."""
+    """A word piece or embedding vector of a prompt. id: in the vocabulary, or the vector. column: in the context.
+    weight: as in "(blue bar:1.2)"."""
 
     id: int | torch.Tensor
     column: int
     starts_word: bool
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -142,12 +144,12 @@ def _run(clip: Any, name: str, chunks: list[list[tuple]], start: int) -> list[To
     last_group, inside_word = 0, False
     for chunk in chunks:
         column = start
-        for token, _, group in chunk:
+        for token, weight, group in chunk:
             is_vector = torch.is_tensor(token)
             if is_vector and token.shape[-1] != width:
                 continue  # made for another model: the host drops it, and what follows moves up
             if group:
-                run.append(Token(token, column, not inside_word or group != last_group))
+                run.append(Token(token, column, not inside_word or group != last_group, weight))
                 last_group = group
                 piece = "" if is_vector else vocabulary.get(token, "")
                 inside_word = not is_vector and not piece.endswith(("</w>", "|>"))

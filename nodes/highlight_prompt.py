@@ -5,9 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 from node_helpers import conditioning_set_values
 
-from ..guidance.binding import KEY, bind, bind_to, merge_bound
+from ..guidance.binding import KEY, bind_to, merge_bound
 from ..guidance.document import parse
 from ..guidance.errors import LimelightError
+from ..guidance.phrases import swap_in_phrases
 from ..guidance.prompt_tokens import BREAK, PromptTokens, read_prompt, tokenize
 from .schema import Highlights, advanced
 
@@ -32,6 +33,16 @@ class LimelightHighlightPrompt(io.ComfyNode):
                     tooltip="The prompt. It must contain the phrase of every highlight, as whole words.",
                 ),
                 Highlights.Input("highlights", tooltip="Which phrase goes where. An empty document changes nothing."),
+                advanced(
+                    io.Boolean.Input(
+                        "phrases_alone",
+                        default=False,
+                        optional=True,
+                        tooltip="Encode each highlighted phrase by itself and put it in its place in the prompt, so "
+                        "that it does not take on colours or shapes of the other words. It also loses what they tell "
+                        "about it.",
+                    )
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -41,13 +52,18 @@ class LimelightHighlightPrompt(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip, text, highlights) -> io.NodeOutput:
+    def execute(cls, clip, text, highlights, phrases_alone=False) -> io.NodeOutput:
         document = parse(highlights)
         tokens = tokenize(clip, text)
-        # before the encoding, so that a mistake shows at once; without highlights any text encoder will do
-        values = {KEY: bind(clip, text, document)} if document.highlights else {}
+        if not document.highlights:  # any text encoder will do
+            return io.NodeOutput(clip.encode_from_tokens_scheduled(tokens))
+        # before the encoding, so that a mistake shows at once
+        prompt = read_prompt(clip, text)
+        bound = bind_to(clip, prompt, document)
         conditioning = clip.encode_from_tokens_scheduled(tokens)
-        return io.NodeOutput(conditioning_set_values(conditioning, values))
+        if phrases_alone:
+            conditioning = swap_in_phrases(clip, prompt, bound, conditioning)
+        return io.NodeOutput(conditioning_set_values(conditioning, {KEY: bound}))
 
 
 class LimelightHighlightBind(io.ComfyNode):
