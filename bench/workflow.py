@@ -52,13 +52,15 @@ def load_workflow(path: Path) -> dict:
 
 
 def on_shapeworld(workflow: dict, side: int = 128) -> dict:
-    """The workflow with shapeworld's loader in place of the checkpoint loader, and empty latents of its size."""
+    """The workflow with shapeworld's loader for the checkpoint loader, and empty latents and canvases of its size."""
     workflow = copy.deepcopy(workflow)
     for node in workflow["nodes"]:
         if node["type"] == "CheckpointLoaderSimple":
             node.update(type="ShapeworldLoader", widgets_values=[], properties={})
         elif node["type"] == "EmptyLatentImage":
             node["widgets_values"][:2] = [side, side]
+        elif node["type"] == "LimelightHighlightCanvas":
+            node["widgets_values"][1:] = [side, side]
     return workflow
 
 

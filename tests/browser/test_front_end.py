@@ -3,65 +3,24 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
+from browser_pages import open_front_end, open_graph, screenshot
 
 from limelight.bench.workflow import load_workflow, to_prompt
 from limelight.tools.in_process import ROOT
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-SCREENSHOTS = ROOT / ".cache" / "screenshots"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 
 
 @pytest.fixture(scope="module")
-def page(server, skip_or_fail):
-    """The host's front end, loaded, in headless Chromium; `page.problems` collects what the pack's own files say."""
-    from playwright.sync_api import sync_playwright
-
-    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    if not any(found):
-        skip_or_fail("the front-end test needs Chromium (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=next(filter(None, found)), args=FLAGS)
-        tab = browser.new_page(viewport={"width": 1600, "height": 900})
-        tab.set_default_timeout(120_000)
-        # Nothing but the host is reached: the front end would otherwise wait for services of the outside world.
-        tab.route("**/*", lambda route: route.continue_() if server.url in route.request.url else route.abort())
-        settings = {
-            "Comfy.TutorialCompleted": True,
-            "Comfy.InstalledVersion": "1.32.9",
-            "Comfy.Workflow.Persist": False,
-        }
-        server.client.request("/settings", settings)
-        tab.problems = []
-        tab.on("pageerror", lambda error: tab.problems.append(str(error)))
-        tab.goto(server.url)
-        tab.wait_for_function("() => window.app?.extensionManager && window.LiteGraph?.registered_node_types?.KSampler")
-        yield tab
-        browser.close()
+def page(server, chromium):
+    tab = open_front_end(chromium, server)
+    yield tab
+    tab.close()
 
 
-# Puts every node of the open graph into view.
-SHOW_ALL = """() => {
-  const boxes = app.graph.nodes.map(node => node.boundingRect)
-  const left = Math.min(...boxes.map(box => box[0])), top = Math.min(...boxes.map(box => box[1]))
-  const right = Math.max(...boxes.map(box => box[0] + box[2])), bottom = Math.max(...boxes.map(box => box[1] + box[3]))
-  app.canvas.ds.fitToBounds([left, top, right - left, bottom - top], { zoom: 0.9 })
-  app.canvas.setDirty(true, true)
-}"""
 DIALOG = ".p-dialog:has-text('missing')"
-
-
-def open_graph(page, graph: dict) -> dict:
-    """Open a saved graph as the front end's own "Open" does; -> the API prompt that it would queue."""
-    page.evaluate("graph => app.loadGraphData(graph)", graph)
-    page.wait_for_timeout(1500)
-    page.evaluate(SHOW_ALL)
-    page.wait_for_timeout(500)
-    return page.evaluate("async () => (await app.graphToPrompt()).output")
 
 
 def broken_nodes(page) -> list[str]:
@@ -80,8 +39,7 @@ def test_front_end_knows_the_nodes(page, server):
 def test_workflow_opens(page, server, path):
     graph = json.loads(path.read_text(encoding="utf-8"))
     prompt = open_graph(page, graph)
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{path.stem}.png")
+    screenshot(page, path.stem)
     assert page.locator(DIALOG).count() == 0
     assert broken_nodes(page) == []
     types = [node["type"] for node in graph["nodes"]]

@@ -2,7 +2,9 @@
 
 const widgetOf = (node, name) => (node.widgets ?? []).find((widget) => widget.name === name);
 
+// A node that is being made, or has been removed, is in no graph, and must not be asked for its links then.
 const linkedNode = (node, name) => {
+  if (!node.graph) return null;
   const slot = (node.inputs ?? []).findIndex((input) => input.name === name);
   return slot < 0 ? null : (node.getInputNode?.(slot) ?? null);
 };
@@ -24,7 +26,7 @@ const textOf = (node) => longest((node?.widgets ?? []).map((widget) => widget.va
 export function promptOf(node) {
   const before = linkedNode(node, "prompt");
   if (before) return textOf(before);
-  for (const after of node.getOutputNodes?.(0) ?? []) {
+  for (const after of (node.graph && node.getOutputNodes?.(0)) ?? []) {
     const source = linkedNode(after, "text");
     const text = source ? textOf(source) : widgetOf(after, "text")?.value;
     if (typeof text === "string" && text) return text;

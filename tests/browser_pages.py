@@ -1,0 +1,131 @@
+"""What the browser tests share: the host's front end in headless Chromium, and a hand that draws in a canvas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from limelight.tools.in_process import ROOT
+
+SCREENSHOTS = ROOT / ".cache" / "screenshots"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+SIZE = {"width": 1600, "height": 900}
+
+# Puts every node of the open graph into view.
+SHOW_ALL = """() => {
+  const boxes = app.canvas.graph.nodes.map(node => node.boundingRect)
+  const left = Math.min(...boxes.map(box => box[0])), top = Math.min(...boxes.map(box => box[1]))
+  const right = Math.max(...boxes.map(box => box[0] + box[2])), bottom = Math.max(...boxes.map(box => box[1] + box[3]))
+  app.canvas.ds.fitToBounds([left, top, right - left, bottom - top], { zoom: 0.9 })
+  app.canvas.setDirty(true, true)
+}"""
+READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types?.KSampler"
+
+
+def open_front_end(browser, server, *, vue: bool = False, persist: bool = False):
+    """The host's front end, loaded. -> page; `page.problems` collects the errors that scripts raise."""
+    settings = {
+        "Comfy.TutorialCompleted": True,
+        "Comfy.InstalledVersion": "1.32.9",
+        "Comfy.Workflow.Persist": persist,
+        "Comfy.VueNodes.Enabled": vue,
+        "Comfy.ColorPalette": "dark",
+    }
+    server.client.request("/settings", settings)
+    page = browser.new_page(viewport=SIZE)
+    page.set_default_timeout(120_000)
+    # Nothing but the host is reached: the front end would otherwise wait for services of the outside world.
+    page.route("**/*", lambda route: route.continue_() if server.url in route.request.url else route.abort())
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.goto(server.url)
+    page.wait_for_function(READY)
+    return page
+
+
+def open_graph(page, graph: dict) -> dict:
+    """Open a saved graph as the front end's own "Open" does; -> the API prompt that it would queue."""
+    page.evaluate("graph => app.loadGraphData(graph)", graph)
+    page.wait_for_function("count => app.graph.nodes.length === count", arg=len(graph["nodes"]))
+    page.evaluate(SHOW_ALL)
+    page.wait_for_timeout(300)
+    return prompt_of(page)
+
+
+def prompt_of(page) -> dict:
+    """-> the API prompt that the open graph would queue."""
+    return page.evaluate("async () => (await app.graphToPrompt()).output")
+
+
+def screenshot(page, name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+def drawing(prompt: dict, node: str = "1") -> dict:
+    """-> the highlights document that a canvas node puts into the prompt."""
+    return json.loads(prompt[node]["inputs"]["highlights"])
+
+
+class Hand:
+    """Draws in one canvas of a page, with the mouse. Coordinates are fractions of the canvas."""
+
+    def __init__(self, page, nth: int = 0):
+        self.page = page
+        self.root = page.locator(".limelight-canvas").nth(nth)
+        self.paper = self.root.locator(".ll-live")
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """-> where on the page the point lies."""
+        box = self.paper.bounding_box()
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    def draw(self, *points: Sequence[float]) -> None:
+        """Presses at the first point, moves through the others, lets go."""
+        self.page.mouse.move(*self.place(*points[0]))
+        self.page.mouse.down()
+        for point in points[1:]:
+            self.page.mouse.move(*self.place(*point), steps=4)
+        self.page.mouse.up()
+
+    def click(self, x: float, y: float) -> None:
+        self.page.mouse.click(*self.place(x, y))
+
+    def key(self, *keys: str) -> None:
+        """Types keys with the focus on the drawing area."""
+        self.paper.focus()
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def name(self, phrase: str, row: int = 0) -> None:
+        """Writes a highlight's phrase into the list."""
+        field = self.root.locator(".ll-phrase").nth(row)
+        field.fill(phrase)
+        field.press("Enter")
+
+
+def canvas_graph(*canvases: dict[str, Any], extra: Sequence[dict] = (), links: Sequence[list] = ()) -> dict:
+    """A saved graph of canvas nodes, numbered from 1, side by side; each {"text", "width", "height"} may be left out."""
+    nodes = []
+    for i, values in enumerate(canvases or ({},)):
+        empty = '{"version":1,"highlights":[]}'
+        node = {"id": i + 1, "type": "LimelightHighlightCanvas", "pos": [620 * i, 0], "size": [580, 640], "order": i}
+        node |= {"flags": {}, "mode": 0, "properties": {}}
+        node["inputs"] = [{"name": "background", "type": "IMAGE", "link": None}]
+        node["inputs"] += [{"name": "prompt", "type": "STRING", "link": None}]
+        outputs = [
+            ("highlights", "HIGHLIGHTS"),
+            ("masks", "MASK"),
+            ("preview", "IMAGE"),
+            ("width", "INT"),
+            ("height", "INT"),
+        ]
+        node["outputs"] = [{"name": name, "type": kind, "links": []} for name, kind in outputs]
+        node["widgets_values"] = [values.get("text", empty), values.get("width", 512), values.get("height", 512)]
+        nodes.append(node)
+    nodes += extra
+    last = max(node["id"] for node in nodes)
+    graph = {"last_node_id": last, "last_link_id": len(links), "nodes": nodes, "links": list(links), "groups": []}
+    return graph | {"id": "5f6b0d8e-6c0b-4f6e-9d5c-2b7a4c1e0aff", "config": {}, "extra": {}, "version": 0.4}
