@@ -5,11 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import (
+    highlight_analysis,
     highlight_canvas,
     highlight_document,
     highlight_guidance,
     highlight_preview,
     highlight_prompt,
+    highlight_score,
     highlight_scribbles,
 )
 
@@ -20,6 +22,8 @@ NODES: list[type[io.ComfyNode]] = [
     *highlight_preview.NODES,
     *highlight_prompt.NODES,
     *highlight_guidance.NODES,
+    *highlight_analysis.NODES,
+    *highlight_score.NODES,
 ]
 
 

@@ -9,6 +9,9 @@ from comfy_api.latest import io
 Highlights = io.Custom("HIGHLIGHTS")
 """Socket type of the region document in its plain form (see `guidance.document`)."""
 
+Attention = io.Custom("LIMELIGHT_ATTENTION")
+"""Socket type of what a run showed: a `guidance.recording.Recording`."""
+
 _Input = TypeVar("_Input", bound=io.Input)
 
 
