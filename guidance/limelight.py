@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .architectures import unet
+from .architectures.names import AUTO
 from .losses import placement_loss, shape_loss
 from .method import Method
 from .propagation import grown, with_region
@@ -29,7 +31,8 @@ class Limelight(Method):
     updates: updates a step, at most. size: root mean square of one, in units of a latent of variance 1. stop_at: a
     highlight whose loss is below this is satisfied. shape: weight of `shape_loss`. separation: weight of the
     self-attention loss that keeps highlights apart. propagate: cells of the free band that have become part of the
-    object attract too. loss(maps, targets, text_tokens) -> (B, n).
+    object attract too. layers: the blocks that are looked at, by name (see `architectures.names.named`), or "auto":
+    those that suit the model. loss(maps, targets, text_tokens) -> (B, n).
     """
 
     updates: int = 2
@@ -38,8 +41,12 @@ class Limelight(Method):
     shape: float = 0.0
     separation: float = 0.0
     propagate: bool = False
+    layers: str = AUTO
     loss: Callable = placement_loss
     end_percent = 0.4
+
+    def layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
+        return unet.layout_blocks(network, height, width, self.layers)
 
     def self_layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
         return self.layout(network, height, width) if self.separation > 0 or self.propagate else []

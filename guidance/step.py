@@ -47,7 +47,9 @@ def attach(
     """
     method = method or Limelight()
     end_percent = method.end_percent if end_percent is None else end_percent
-    unet.check(model.model.diffusion_model)
+    network = model.model.diffusion_model
+    unet.check(network)
+    method.layout(network, 64, 64)  # at any size: an error now if the model does not have the layers that were named
     model = model.clone()
     from comfy.patcher_extension import WrappersMP
 

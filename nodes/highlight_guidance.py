@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..guidance.architectures.names import AUTO
 from ..guidance.checks import number, whole
 from ..guidance.errors import LimelightError
 from ..guidance.limelight import Limelight
@@ -110,6 +111,16 @@ class LimelightHighlightGuidance(io.ComfyNode):
                         "turn it on if guidance runs out of memory.",
                     )
                 ),
+                advanced(
+                    io.String.Input(
+                        "layers",
+                        default=AUTO,
+                        optional=True,
+                        tooltip="Which cross-attention layers are looked at. auto: those that place objects in this "
+                        "model. Or names such as 'output 0.1-6, middle' or 'input 7, input 8'; a name that the model "
+                        "does not have is answered with a list of those it has.",
+                    )
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The guided model, for any sampler node.")],
         )
@@ -127,6 +138,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
         looseness=1.0,
         separation=0.0,
         save_memory=False,
+        layers=AUTO,
     ) -> io.NodeOutput:
         start_percent = number(start_percent, "start_percent", 0.0, 1.0)
         end_percent = number(end_percent, "end_percent", 0.0, 1.0)
@@ -140,6 +152,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
             size=number(step_size, "step_size", 0.001, 1.0),
             stop_at=number(stop_at, "stop_at", 0.0, 1.0),
             separation=number(separation, "separation", 0.0, 10.0),
+            layers=layers,
         )
         guided = attach(
             model,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import LimelightError
+from .names import AUTO, is_automatic, named
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,11 +74,16 @@ def all_blocks(unet: nn.Module, height: int, width: int) -> list[Block]:
     return found
 
 
-def layout_blocks(unet: nn.Module, height: int, width: int) -> list[Block]:
-    """The blocks to capture for a latent of height x width, in the order of execution; leave after the last."""
+def layout_blocks(unet: nn.Module, height: int, width: int, layers: str = AUTO) -> list[Block]:
+    """The blocks to capture for a latent of height x width, in the order of execution; leave after the last.
+
+    layers: names of blocks (see `names.named`) instead of those that suit the model.
+    """
     blocks = all_blocks(unet, height, width)
     if not blocks:
         raise LimelightError("model: this UNet has no cross-attention, so no phrase can be placed in it.")
+    if not is_automatic(layers):
+        return named(layers, blocks)
     limit = SLACK * max(FINEST, FINEST_SHARE * min(height, width))
     sides = sorted({min(block.grid) for block in blocks})
     fitting = {side for side in sides if COARSEST <= side <= limit}
