@@ -11,22 +11,26 @@ WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 MUTED, BYPASSED = 2, 4
 
 
-def widget_names(node_info: dict) -> list[str]:
-    """Names of a node type's widgets in the order of ``widgets_values``; "" for the value after a seed."""
-    names = []
+def widgets(node_info: dict) -> list[tuple[str, Any]]:
+    """Name and default of a node type's widgets, in the order of ``widgets_values``; "" for the value after a seed."""
+    found: list[tuple[str, Any]] = []
     for group in ("required", "optional"):
         for name, (kind, *rest) in node_info["input"].get(group, {}).items():
             options = rest[0] if rest else {}
             if options.get("forceInput") or not (isinstance(kind, list) or kind in WIDGET_TYPES):
                 continue
-            names.append(name)
+            choices = kind if isinstance(kind, list) else options.get("options", [None])
+            found.append((name, options.get("default", next(iter(choices), None))))
             if options.get("control_after_generate"):
-                names.append("")
-    return names
+                found.append(("", None))
+    return found
 
 
 def to_prompt(workflow: dict, object_info: dict) -> dict[str, dict]:
-    """-> API prompt by node id. Raises ValueError for node types that the host does not know."""
+    """-> API prompt by node id. Raises ValueError for node types that the host does not know.
+
+    A workflow that was saved before a node got its last widgets has no values for them: they take their defaults.
+    """
     nodes = [n for n in workflow["nodes"] if n.get("mode", 0) not in (MUTED, BYPASSED) and n["type"] != "MarkdownNote"]
     unknown = sorted({node["type"] for node in nodes} - object_info.keys())
     if unknown:
@@ -34,11 +38,13 @@ def to_prompt(workflow: dict, object_info: dict) -> dict[str, dict]:
     sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     prompt = {}
     for node in nodes:
-        names = widget_names(object_info[node["type"]])
+        known = widgets(object_info[node["type"]])
         values = node.get("widgets_values") or []
-        if len(names) != len(values):
+        if len(values) > len(known):
+            names = [name for name, _ in known]
             raise ValueError(f"node {node['id']} ({node['type']}): widgets {names} but values {values}")
-        inputs: dict[str, Any] = {name: value for name, value in zip(names, values, strict=True) if name}
+        values = [*values, *(default for _, default in known[len(values) :])]
+        inputs: dict[str, Any] = {name: value for (name, _), value in zip(known, values, strict=True) if name}
         for slot in node.get("inputs", []):
             if slot.get("link") is not None:
                 inputs[slot["name"]] = sources[slot["link"]]
