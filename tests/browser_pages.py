@@ -107,7 +107,7 @@ class Hand:
 
 
 def canvas_graph(*canvases: dict[str, Any], extra: Sequence[dict] = (), links: Sequence[list] = ()) -> dict:
-    """A saved graph of canvas nodes, numbered from 1, side by side; each {"text", "width", "height"} may be left out."""
+    """A saved graph of canvas nodes, numbered from 1, side by side; each may have "text", "width", "height"."""
     nodes = []
     for i, values in enumerate(canvases or ({},)):
         empty = '{"version":1,"highlights":[]}'

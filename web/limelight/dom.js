@@ -50,8 +50,8 @@ export function iconButton(name, title, onclick, options = {}) {
   return el("button", { type: "button", class: "ll-button", title, "aria-label": title, onclick, ...options }, icon(name));
 }
 
-/** A labelled slider. oninput(number). -> { element, set(number) } */
-export function slider(label, { min, max, step, value, text = (x) => `${x}` }, oninput) {
+/** A labelled slider. onvalue(number): at every move; once: only when it is let go. -> { element, set(number) } */
+export function slider(label, { min, max, step, value, text, once = false }, onvalue) {
   const input = el("input", { type: "range", min, max, step, "aria-label": label });
   const shown = el("output", {});
   const set = (number) => {
@@ -61,8 +61,9 @@ export function slider(label, { min, max, step, value, text = (x) => `${x}` }, o
   };
   input.oninput = () => {
     set(Number(input.value));
-    oninput(Number(input.value));
+    if (!once) onvalue(Number(input.value));
   };
+  input.onchange = () => once && onvalue(Number(input.value));
   set(value);
   return { element: el("label", { class: "ll-slider", title: label }, el("span", {}, label), input, shown), set };
 }

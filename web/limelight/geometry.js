@@ -51,12 +51,15 @@ export function resample(samples, step, aspect) {
 
 /** `passes` times the mean of each sample and its neighbours (1, 2, 1); the ends stay. */
 export function smooth(samples, passes) {
-  let now = samples;
-  for (let pass = 0; pass < passes; pass++) {
-    now = now.map((p, i) => (i === 0 || i === now.length - 1
-      ? p : p.map((value, k) => (now[i - 1][k] + 2 * value + now[i + 1][k]) / 4)));
-  }
-  return now;
+  const columns = samples[0].map((_, k) => {
+    let now = Float64Array.from(samples, (sample) => sample[k]), next = now.slice();
+    for (let pass = 0; pass < passes; pass++) {
+      for (let i = 1; i < now.length - 1; i++) next[i] = (now[i - 1] + 2 * now[i] + now[i + 1]) / 4;
+      [now, next] = [next, now];
+    }
+    return now;
+  });
+  return samples.map((_, i) => columns.map((column) => column[i]));
 }
 
 /** Leaves out points that lie within `tolerance` of the line without them (Ramer-Douglas-Peucker). */

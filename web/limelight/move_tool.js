@@ -2,7 +2,7 @@
 
 import { colorOf } from "./document.js";
 import { patchHighlight, replaceUnit, unitShapes, units } from "./edits.js";
-import { bounds, hits, mapped, onCanvas } from "./geometry.js";
+import { bounds, clamp, hits, mapped, onCanvas } from "./geometry.js";
 import { drawHighlight } from "./paint.js";
 import { between, handleAt, stretched } from "./frame.js";
 
@@ -67,8 +67,9 @@ export function moveTool(editor, p, aspect) {
   return {
     draft: unit.highlight,
     move(q) {
-      const to = handle ? stretched(frame, handle, q.unit, { pad, even: q.shift })
-        : { ...frame, centre: [frame.centre[0] + q.unit[0] - p.unit[0], frame.centre[1] + q.unit[1] - p.unit[1]] };
+      const to = handle ? stretched(frame, handle, q.unit, { pad, even: q.shift }) : {
+        ...frame, centre: frame.centre.map((from, k) => clamp(from + q.unit[k] - p.unit[k], 0, aspect[k])),
+      };
       const take = between(frame, to);
       const next = moved(editor, ([x, y]) => {
         const [ux, uy] = take([x * ax, y * ay]);

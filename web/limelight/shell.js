@@ -5,7 +5,7 @@ import { el } from "./dom.js";
 const TYPED = 'input:not([type="range"]):not([type="color"]), select, textarea';
 
 /**
- * editor; stage: from createStage; bars: elements above it; panel: element beside it;
+ * editor; stage: from createStage; bars: elements above it; panel: an element beside it, if any;
  * shortcuts: [{ keys: ["b"], does: "Stroke", run(event), named? }]; named: what the sheet says instead of the keys.
  * -> the widget's root element
  */
@@ -18,7 +18,7 @@ export function createShell(editor, { name, stage, bars, panel, shortcuts }) {
     onclick: () => show(sheet.hidden),
   }, "?");
   bars[0].append(help);
-  const work = el("div", { class: "ll-work" }, stage.element, panel, problem);
+  const work = el("div", { class: "ll-work" }, stage.element, ...(panel ? [panel] : []), problem);
   const root = el("div", { class: "limelight-canvas widget-expands", role: "group", "aria-label": name },
     ...bars, work, status, sheet);
 

@@ -8,6 +8,7 @@ const TOLERANCE = 0.0008; // how far a point that is left out may lie from the l
 const LEVELS = 8; // of pen pressure
 const THINNEST = 0.2; // of the brush's width, at no pressure
 const MAX_SAMPLES = 6000;
+const MOST_PASSES = 100; // of smoothing: a blur of sqrt(100 / 2) * STEP = 0.028 of the short side
 
 /**
  * samples: [x, y, pressure 0..1]; width: the brush's, of the short side; smoothing: 0..1; pressed: whether pressure
@@ -16,7 +17,7 @@ const MAX_SAMPLES = 6000;
 export function strokesFrom(samples, width, smoothing, pressed, aspect) {
   let line = resample(samples, STEP, aspect);
   if (line.length > MAX_SAMPLES) line = resample(samples, (STEP * line.length) / MAX_SAMPLES, aspect);
-  line = smooth(line, Math.round(smoothing * 24));
+  line = smooth(line, Math.round(MOST_PASSES * smoothing ** 2));
   const runs = pressed ? pressureRuns(line) : [{ level: LEVELS, points: line }];
   return runs.map(({ level, points }) => ({
     type: "stroke",
@@ -25,13 +26,13 @@ export function strokesFrom(samples, width, smoothing, pressed, aspect) {
   })).filter(onCanvas);
 }
 
-/** Splits the line where the pressure's level changes for good: half a level of play keeps the runs few. */
+/** Splits the line where the pressure's level changes for good: some play keeps the runs few. */
 function pressureRuns(line) {
   const runs = [];
   for (const sample of line) {
     const run = runs[runs.length - 1];
     const wanted = sample[2] * LEVELS;
-    if (run && (Math.abs(wanted - run.level) < 1 || run.points.length < 4)) {
+    if (run && (Math.abs(wanted - run.level) < 0.75 || run.points.length < 4)) {
       run.points.push(sample);
     } else {
       run?.points.push(sample); // the next run begins where this one ends
