@@ -35,15 +35,15 @@ class Limelight(Method):
     those that suit the model. loss(maps, targets, text_tokens) -> (B, n).
     """
 
-    updates: int = 2
-    size: float = 0.08
+    updates: int = 1
+    size: float = 0.12
     stop_at: float = 0.1
     shape: float = 0.0
     separation: float = 0.0
     propagate: bool = False
     layers: str = AUTO
     loss: Callable = placement_loss
-    end_percent = 0.4
+    end_percent = 0.3
 
     def layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
         return unet.layout_blocks(network, height, width, self.layers)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 if TYPE_CHECKING:
     from .targets import Target
 
+DIFFUSE = 0.5  # contrast of attention, own - far to own, below which it tells nothing apart
 ROUNDS = 3  # of the walk: an object is a few cells across at the sizes where self-attention is captured
 
 
@@ -20,17 +21,20 @@ def grown(affinity: torch.Tensor, target: Target) -> torch.Tensor:
     affinity: (B, h * w, h * w), rows sum to 1: how much each cell looks at every other. -> (B, h, w) in [0, 1], at
     least `attract`. A few rounds of label propagation from the region R_0 = attract:
 
-        R_{k+1} = attract + neutral * min(1, A R_k / mean of A R_k over the region)
+        R_{k+1} = attract + neutral * (A R_k - far) / (own - far), clipped to [0, 1]
+        own, far = the means of A R_k over attract and over suppress
 
-    so that a cell of the free band joins when it looks at the object as the region's own cells do. It never leaves the
-    band and never enters another highlight. Ours, in place of the published growth by the nearest frontier cells.
+    so that a cell of the free band joins when it looks at the object as the region's own cells do and not as the rest
+    of the canvas does. While attention is still diffuse nothing grows. A region never leaves its band and never enters
+    another highlight. Ours, in place of the published growth by the nearest frontier cells.
     """
-    attract, neutral = (grid.flatten().to(affinity) for grid in (target.attract, target.neutral))
+    attract, neutral, suppress = (g.flatten().to(affinity) for g in (target.attract, target.neutral, target.suppress))
     region = attract.expand(affinity.shape[0], -1)
     for _ in range(ROUNDS):
         looks = torch.einsum("bnm,bm->bn", affinity, region)
-        own = (looks * attract).sum(-1, keepdim=True) / attract.sum().clamp_min(1e-6)
-        region = attract + neutral * (looks / own.clamp_min(1e-6)).clamp(max=1)
+        own, far = ((looks * zone).sum(-1, keepdim=True) / zone.sum().clamp_min(1e-6) for zone in (attract, suppress))
+        contrast = (own - far).clamp_min(DIFFUSE * own.clamp_min(1e-6))
+        region = attract + neutral * ((looks - far) / contrast).clamp(0, 1)
     return region.unflatten(-1, target.attract.shape).clamp(0, 1)
 
 

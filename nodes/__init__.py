@@ -11,6 +11,7 @@ from . import (
     highlight_guidance,
     highlight_preview,
     highlight_prompt,
+    highlight_published,
     highlight_score,
     highlight_scribbles,
 )
@@ -22,6 +23,7 @@ NODES: list[type[io.ComfyNode]] = [
     *highlight_preview.NODES,
     *highlight_prompt.NODES,
     *highlight_guidance.NODES,
+    *highlight_published.NODES,
     *highlight_analysis.NODES,
     *highlight_score.NODES,
 ]

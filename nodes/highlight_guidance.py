@@ -46,7 +46,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "end_percent",
-                    default=0.4,
+                    default=Limelight.end_percent,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -54,7 +54,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "iterations",
-                    default=2,
+                    default=Limelight.updates,
                     min=1,
                     max=20,
                     tooltip="Updates in each guided step, at most. Each costs less than a sampling step. Fewer are "
@@ -63,7 +63,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "step_size",
-                        default=0.08,
+                        default=Limelight.size,
                         min=0.001,
                         max=1.0,
                         step=0.001,
@@ -74,7 +74,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "stop_at",
-                        default=0.1,
+                        default=Limelight.stop_at,
                         min=0.0,
                         max=1.0,
                         step=0.01,
@@ -121,6 +121,27 @@ class LimelightHighlightGuidance(io.ComfyNode):
                         "does not have is answered with a list of those it has.",
                     )
                 ),
+                advanced(
+                    io.Float.Input(
+                        "shape",
+                        default=Limelight.shape,
+                        min=0.0,
+                        max=10.0,
+                        step=0.05,
+                        optional=True,
+                        tooltip="How much the orientation and extent of each object's attention must match its region, "
+                        "beside its place. 0: off.",
+                    )
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "propagate",
+                        default=Limelight.propagate,
+                        optional=True,
+                        tooltip="Let a thin stroke grow into the object that forms along it, as seen in the model's "
+                        "self-attention. It never leaves the free band.",
+                    )
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The guided model, for any sampler node.")],
         )
@@ -133,12 +154,14 @@ class LimelightHighlightGuidance(io.ComfyNode):
         start_percent,
         end_percent,
         iterations,
-        step_size=0.08,
-        stop_at=0.1,
+        step_size=Limelight.size,
+        stop_at=Limelight.stop_at,
         looseness=1.0,
         separation=0.0,
         save_memory=False,
         layers=AUTO,
+        shape=Limelight.shape,
+        propagate=Limelight.propagate,
     ) -> io.NodeOutput:
         start_percent = number(start_percent, "start_percent", 0.0, 1.0)
         end_percent = number(end_percent, "end_percent", 0.0, 1.0)
@@ -152,6 +175,8 @@ class LimelightHighlightGuidance(io.ComfyNode):
             size=number(step_size, "step_size", 0.001, 1.0),
             stop_at=number(stop_at, "stop_at", 0.0, 1.0),
             separation=number(separation, "separation", 0.0, 10.0),
+            shape=number(shape, "shape", 0.0, 10.0),
+            propagate=bool(propagate),
             layers=layers,
         )
         guided = attach(

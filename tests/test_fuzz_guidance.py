@@ -16,7 +16,17 @@ anything = st.one_of(
     st.integers(-1, 25),
     st.sampled_from([None, "", "1", "nan", [], {}, True, math.nan, math.inf, -0.0]),
 )
-SETTINGS = ("strength", "start_percent", "end_percent", "iterations", "step_size", "stop_at", "looseness", "separation")
+SETTINGS = (
+    "strength",
+    "start_percent",
+    "end_percent",
+    "iterations",
+    "step_size",
+    "stop_at",
+    "looseness",
+    "separation",
+    "shape",
+)
 GOOD = dict.fromkeys(SETTINGS[4:], 0.5) | {"strength": 1.0, "start_percent": 0.0, "end_percent": 0.5, "iterations": 3}
 
 
