@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from limelight.bench.random_unet import SD15, SDXL
 from limelight.tools.in_process import ROOT, host_path, import_host
 from limelight.tools.server import HostServer
 
@@ -43,6 +44,18 @@ TINY_CLIP_L = {
     "projection_dim": CONTEXT,
 }
 TINY_CLIP_G = {**TINY_CLIP_L, "hidden_size": 96, "intermediate_size": 192, "projection_dim": 96}
+
+
+# The published block structures, narrow; widths of the text towers as in the tiny encoders below.
+NARROW_SD15 = SD15 | {"model_channels": 32, "context_dim": CONTEXT}
+NARROW_SD2 = NARROW_SD15 | {"num_heads": -1, "num_head_channels": 16, "use_linear_in_transformer": True}
+NARROW_SDXL = SDXL | {
+    "model_channels": 32,
+    "num_head_channels": 16,
+    "context_dim": CONTEXT + TINY_CLIP_G["hidden_size"],
+    "adm_in_channels": TINY_CLIP_G["projection_dim"] + 6 * 256,
+}
+STRUCTURES = {"SD15": NARROW_SD15, "SD20": NARROW_SD2, "SDXL": NARROW_SDXL}
 
 
 @pytest.fixture(scope="session")
@@ -96,26 +109,37 @@ def random_weights(module, seed: int, gain: float = 1.0) -> None:
 
 
 @pytest.fixture(scope="session")
-def make_sd15(host):
-    """-> function (seed=0, **unet_config changes) -> a new ModelPatcher around an SD1.5-kind UNet with random weights.
+def make_unet(host):
+    """-> function (kind: the host's class, "SD15", "SD20" or "SDXL", seed=0, weights={}, **changes) -> a new
+    ModelPatcher around a narrow UNet of the published block structure, with random weights.
 
-    Attention at 1x, 1/2 and 1/4 of the latent's size in the input, middle and output blocks; context width 64.
+    changes: of the UNet's settings. weights: entries of the checkpoint that the host's class looks at.
     """
     import comfy.model_patcher
     import comfy.supported_models
     import torch
 
-    def make(seed: int = 0, **changes):
-        unet_config = {**TINY_SD15, **changes}
-        config = comfy.supported_models.SD15(dict(unet_config))
-        config.unet_config = dict(unet_config)  # the class itself would force 8 heads
+    def make(kind: str, seed: int = 0, weights: dict | None = None, **changes):
+        unet_config = {**STRUCTURES[kind], **changes}
+        config = getattr(comfy.supported_models, kind)(dict(unet_config))
+        config.unet_config |= unet_config  # the class forces a number of heads
         config.set_inference_dtype(torch.float32, None)
-        model = config.get_model({}, "", device=torch.device("cpu"))
+        model = config.get_model(weights or {}, "", device=torch.device("cpu"))
         random_weights(model.diffusion_model, seed)
         patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
         return patcher(model, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_sd15(make_unet):
+    """-> function (seed=0, **unet_config changes) -> a new ModelPatcher around an SD1.5-kind UNet with random weights.
+
+    Smaller than the published structure: attention at 1x, 1/2 and 1/4 of the latent's size in the input, middle and
+    output blocks; context width 64.
+    """
+    return lambda seed=0, **changes: make_unet("SD15", seed, **{**TINY_SD15, **changes})
 
 
 @pytest.fixture
@@ -145,6 +169,17 @@ def clip_sdxl(host):
     target = comfy.supported_models_base.ClipTarget(comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
     options = {"clip_l_model_config": TINY_CLIP_L, "clip_g_model_config": TINY_CLIP_G}
     return _random_clip(comfy.sd.CLIP(target, model_options=options))
+
+
+@pytest.fixture(scope="session")
+def clip_sd2(host):
+    """A host CLIP of the SD2 kind: OpenCLIP's tokenizer (padded with zeros), a tiny random tower (width 64)."""
+    import comfy.sd
+    import comfy.supported_models_base
+    from comfy.text_encoders import sd2_clip
+
+    target = comfy.supported_models_base.ClipTarget(sd2_clip.SD2Tokenizer, sd2_clip.SD2ClipModel)
+    return _random_clip(comfy.sd.CLIP(target, model_options={"clip_h_model_config": TINY_CLIP_L}))
 
 
 def _random_clip(clip):

@@ -8,6 +8,7 @@ import torch
 
 CIRCLE = ("red circle", [2, 3], [0.05, 0.05, 0.45, 0.45], 1.0)
 BAR = ("blue bar", [5, 6], [0.55, 0.55, 0.95, 0.95], 1.0)
+OWN = ("updates", "size", "stop_at", "separation", "layers", "loss")  # settings of `Limelight`
 EVERYWHERE = {"start_percent": 0.0, "end_percent": 1.0}
 
 
@@ -36,6 +37,13 @@ def conditioning(*highlights, tokens: int = 77, seed: int = 5, width: int = 64, 
     return [[context, options]]
 
 
+def negative_for(positive: list) -> list:
+    """A random CONDITIONING of the same shape, without highlights."""
+    _, tokens, width = positive[0][0].shape
+    pooled = {key: -value for key, value in positive[0][1].items() if key == "pooled_output"}
+    return conditioning(seed=9, tokens=tokens, width=width, **pooled)
+
+
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -45,7 +53,7 @@ def sample(model, positive, x=None, sampler="euler", steps=3, cfg=3.0, mask=None
     import comfy.sample
 
     x = noise(1, 4, 16, 16) if x is None else x
-    negative = conditioning(seed=9, tokens=positive[0][0].shape[1])
+    negative = negative_for(positive)
     with torch.inference_mode():
         latent = torch.zeros_like(x)
         common = {"noise_mask": mask, "seed": 0, "disable_pbar": True}
@@ -65,9 +73,7 @@ def method(changes: dict):
     """A `Limelight` for tests; takes its own settings out of `changes`."""
     from limelight.guidance.limelight import Limelight
 
-    own = {
-        key: changes.pop(key) for key in list(changes) if key in ("updates", "size", "stop_at", "separation", "loss")
-    }
+    own = {key: changes.pop(key) for key in list(changes) if key in OWN}
     return Limelight(**{"updates": 2, "size": 0.05, "stop_at": 0.0, **own})
 
 
@@ -80,7 +86,7 @@ def prepared(model, positive, x: torch.Tensor, sigma: float = 5.0) -> SimpleName
 
     with torch.inference_mode():
         guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(positive, conditioning(seed=9))
+        guider.set_conds(positive, negative_for(positive))
         guider.conds = {name: [dict(cond) for cond in conds] for name, conds in guider.original_conds.items()}
         extra = [cond["control"] for cond in guider.conds["positive"] if "control" in cond]
         comfy.model_management.load_models_gpu([model, *(m for control in extra for m in control.get_models())])
@@ -100,6 +106,70 @@ def look(run: SimpleNamespace, x: torch.Tensor, **changes):
     probe = Probe(run.guider.inner_model.diffusion_model, run.scenes, steering, **changes)
     with torch.inference_mode(), differentiable_model(run.guider, run.scenes):
         return probe.look(run.guider, x.clone(), run.sigma.clone(), run.options, 0.0)
+
+
+def reference_look(model, run, x):
+    """The losses and gradient by plain autograd: ordinary weights, whole forward, maps from the layers' own outputs."""
+    import copy
+
+    from limelight.guidance.architectures.unet import layout_blocks
+    from limelight.guidance.losses import placement_loss
+
+    scene = run.scenes[0]
+    grids = {block.key: block.grid for block in layout_blocks(model.model.diffusion_model, *scene.size)}
+    keys = set(grids)
+    with torch.inference_mode(False):
+        base = copy.copy(model.model)
+        network = copy.deepcopy(model.model.diffusion_model)
+        for module in network.modules():
+            for name, value in list(module._parameters.items()):
+                if value is not None:
+                    module._parameters[name] = torch.nn.Parameter(value.clone(), requires_grad=False)
+        base._modules = {**base._modules, "diffusion_model": network}
+        seen, maps = {}, []
+
+        def attention(key, heads):
+            def keep_q(module, args, q):
+                seen[key] = (q, (x.shape[-2], x.shape[-1]))
+
+            def keep_k(module, args, k):
+                q, _ = seen[key]
+                b, n, c = q.shape
+                split = [t.view(b, -1, heads, c // heads).permute(0, 2, 1, 3) for t in (q, k)]
+                weights = torch.einsum("bhnd,bhmd->bhnm", *split) / (c // heads) ** 0.5
+                grid = grids[key]
+                maps.append(weights.softmax(-1).mean(1).view(b, *grid, -1))
+
+            return keep_q, keep_k
+
+        for name, blocks in (("input", network.input_blocks), ("output", network.output_blocks)):
+            for number, layers in enumerate(blocks):
+                _hook(layers, (name, number), keys, attention)
+        _hook(network.middle_block, ("middle", 0), keys, attention)
+        given = {name: value.cond for name, value in scene.cond["model_conds"].items() if torch.is_tensor(value.cond)}
+        given = {name: value.clone().expand(len(x), *value.shape[1:]) for name, value in given.items()}
+        leaf = x.clone().requires_grad_(True)
+        with torch.enable_grad():
+            base._apply_model(leaf, run.sigma.clone(), transformer_options={}, **given)
+            targets = [scene.targets(*m.shape[1:3], m.device) for m in maps]
+            tokens = scene.bound["text_tokens"]
+            losses = torch.stack([placement_loss(m, t, tokens) for m, t in zip(maps, targets, strict=True)]).mean(0)
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    return losses.detach(), gradient, len(maps)
+
+
+def _hook(layers, place, keys, attention):
+    for layer in layers:
+        for index, block in enumerate(getattr(layer, "transformer_blocks", ())):
+            if (*place, index) in keys:
+                keep_q, keep_k = attention((*place, index), block.n_heads)
+                block.attn2.to_q.register_forward_hook(keep_q)
+                block.attn2.to_k.register_forward_hook(keep_k)
+
+
+def assert_close(found, expected, tolerance=1e-4):
+    """Relative to the largest value."""
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 def untouched(model) -> list:

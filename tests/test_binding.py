@@ -137,15 +137,8 @@ def test_chunks_of_another_length(clip_l):
     assert find_phrase(clip, "moon " * 18 + "red circle", "red circle") == (21, 22)
 
 
-def test_sd2(host):
-    import comfy.sd
-    import comfy.supported_models_base
-    from comfy.text_encoders import sd2_clip
-
-    size = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3}
-    target = comfy.supported_models_base.ClipTarget(sd2_clip.SD2Tokenizer, sd2_clip.SD2ClipModel)
-    clip = comfy.sd.CLIP(target, model_options={"clip_h_model_config": {**size, "projection_dim": 32}})
-    bound = bind(clip, "! a red circle", document("red circle"))  # "!" has the id of OpenCLIP's padding
+def test_sd2(clip_sd2):
+    bound = bind(clip_sd2, "! a red circle", document("red circle"))  # "!" has the id of OpenCLIP's padding
     assert bound["highlights"][0]["tokens"] == [3, 4]
     assert bound["text_tokens"] == [1, 2, 3, 4]
 

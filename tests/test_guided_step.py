@@ -7,70 +7,19 @@ import re
 
 import pytest
 import torch
-from guided_runs import BAR, CIRCLE, attach, conditioning, look, method, noise, prepared, sample
-
-
-def reference_look(model, run, x):
-    """The losses and gradient by plain autograd: ordinary weights, whole forward, maps from the layers' own outputs."""
-    import copy
-
-    from limelight.guidance.architectures.unet import layout_blocks
-    from limelight.guidance.losses import placement_loss
-
-    scene = run.scenes[0]
-    grids = {block.key: block.grid for block in layout_blocks(model.model.diffusion_model, *scene.size)}
-    keys = set(grids)
-    with torch.inference_mode(False):
-        base = copy.copy(model.model)
-        network = copy.deepcopy(model.model.diffusion_model)
-        for module in network.modules():
-            for name, value in list(module._parameters.items()):
-                if value is not None:
-                    module._parameters[name] = torch.nn.Parameter(value.clone(), requires_grad=False)
-        base._modules = {**base._modules, "diffusion_model": network}
-        seen, maps = {}, []
-
-        def attention(key, heads):
-            def keep_q(module, args, q):
-                seen[key] = (q, (x.shape[-2], x.shape[-1]))
-
-            def keep_k(module, args, k):
-                q, _ = seen[key]
-                b, n, c = q.shape
-                split = [t.view(b, -1, heads, c // heads).permute(0, 2, 1, 3) for t in (q, k)]
-                weights = torch.einsum("bhnd,bhmd->bhnm", *split) / (c // heads) ** 0.5
-                grid = grids[key]
-                maps.append(weights.softmax(-1).mean(1).view(b, *grid, -1))
-
-            return keep_q, keep_k
-
-        for name, blocks in (("input", network.input_blocks), ("output", network.output_blocks)):
-            for number, layers in enumerate(blocks):
-                _hook(layers, (name, number), keys, attention)
-        _hook(network.middle_block, ("middle", 0), keys, attention)
-        context = scene.cond["model_conds"]["c_crossattn"].cond.clone().expand(x.shape[0], -1, -1)
-        leaf = x.clone().requires_grad_(True)
-        with torch.enable_grad():
-            base._apply_model(leaf, run.sigma.clone(), c_crossattn=context, transformer_options={})
-            targets = [scene.targets(*m.shape[1:3], m.device) for m in maps]
-            tokens = scene.bound["text_tokens"]
-            losses = torch.stack([placement_loss(m, t, tokens) for m, t in zip(maps, targets, strict=True)]).mean(0)
-            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-    return losses.detach(), gradient, len(maps)
-
-
-def _hook(layers, place, keys, attention):
-    for layer in layers:
-        for index, block in enumerate(getattr(layer, "transformer_blocks", ())):
-            if (*place, index) in keys:
-                keep_q, keep_k = attention((*place, index), block.n_heads)
-                block.attn2.to_q.register_forward_hook(keep_q)
-                block.attn2.to_k.register_forward_hook(keep_k)
-
-
-def assert_close(found, expected, tolerance=1e-4):
-    """Relative to the largest value."""
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+from guided_runs import (
+    BAR,
+    CIRCLE,
+    assert_close,
+    attach,
+    conditioning,
+    look,
+    method,
+    noise,
+    prepared,
+    reference_look,
+    sample,
+)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 23)])
