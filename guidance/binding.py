@@ -66,9 +66,9 @@ def bind(clip: Any, text: str, document: dict) -> dict:
     """Binds a HIGHLIGHTS document to the prompt ``text``.
 
     -> {"version": 1, "text_tokens": [column, ...], "highlights": [{"phrase", "tokens": [column, ...], "strength",
-    "instances"}, ...]}, the value for ``KEY``. Columns are those of the context that ``clip`` makes of ``text``.
-    Raises LimelightError for an empty prompt, a phrase or occurrence that is not in it, and for two highlights that
-    share a token.
+    "instances"[, "color"]}, ...]}, the value for ``KEY``. Columns are those of the context that ``clip`` makes of
+    ``text``. Raises LimelightError for an empty prompt, a phrase or occurrence that is not in it, and for two
+    highlights that share a token.
     """
     return bind_to(clip, read_prompt(clip, text), document)
 
@@ -93,6 +93,7 @@ def bind_to(clip: Any, prompt: PromptTokens, document: dict) -> dict:
             "tokens": list(find_in(clip, prompt, highlight.phrase, highlight.occurrence)),
             "strength": highlight.strength,
             "instances": [instance.to_dict() for instance in highlight.instances],
+            **({"color": highlight.color} if highlight.color else {}),
         }
         for highlight in highlights
     ]
