@@ -71,13 +71,14 @@ def attach(model, every: int = 1) -> tuple[object, Recording]:
 
 def _highlights(found: list[Scene]) -> list[Recorded]:
     """The highlights of all scenes in the order of their targets, each with a colour."""
-    recorded = []
+    recorded, before = [], 0
     for scene in found:
         for target in scene.targets(*scene.size, torch.device("cpu")):
             item = scene.bound["highlights"][target.index]
-            color = item.get("color") or PALETTE[len(recorded) % len(PALETTE)]
+            color = item.get("color") or PALETTE[(before + target.index) % len(PALETTE)]
             highlight = Highlight(item["phrase"], parse_instances(item["instances"]), 1, item["strength"], color)
             recorded.append(Recorded(highlight, scene.crop))
+        before += len(scene.bound["highlights"])
     return recorded
 
 

@@ -24,7 +24,6 @@ MIN_CELL = 32
 PAPER, INK, PALE = (255, 255, 255), (30, 30, 30), (215, 215, 215)
 READABLE = 384  # pixels of the short side from which labels can be read
 FILL = 0.3  # opacity of the highlights under their scores
-HALO = 0.55  # how much an outline darkens what is around it
 
 
 def heat_sheet(
@@ -73,7 +72,7 @@ def loss_curve(recording: Recording, number: int, width: int = 768, height: int 
     cv2 = opencv()
     steps, size = recording.steps, 15
     losses = np.stack([step.losses[number].numpy() for step in steps])
-    left, right, top, bottom = 4 * size, width - 14 * size, size, height - 3 * size
+    left, right, top, bottom = 6 * size, width - 14 * size, size, height - 3 * size
     unit, ceiling = _ticks(float(np.nanmax(losses, initial=0.5)), 5)
     last = max(recording.planned - 1, steps[-1].index, 1)
 
@@ -100,6 +99,7 @@ def loss_curve(recording: Recording, number: int, width: int = 768, height: int 
     for index in range(0, last + 1, every):
         _text(draw, (at(index, 0)[0], bottom + size // 3), str(index), size, 4 * size, "ma")
     _text(draw, ((left + right) // 2, height - size // 4), "step", size, 8 * size, "mb")
+    _text(draw, (left // 4, (top + bottom) // 2), "loss", size, 4 * size, "lm")
     room = (bottom - top) // (2 * size)
     for k, recorded in enumerate(recording.highlights[:room]):
         _swatch(draw, (right + size, top + 2 * size * k), recorded.highlight, size, 12 * size)
@@ -156,18 +156,17 @@ def _colours(share: np.ndarray) -> np.ndarray:
     return cv2.applyColorMap((share * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1] / np.float32(255)
 
 
-def _outline(highlight: Highlight, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """-> colour and alpha of the outline, and the shade around it that sets it off from any heat."""
+def _outline(highlight: Highlight, height: int, width: int) -> np.ndarray:
+    """-> (h, w, 2): alpha of a white outline, and of a dark line on either side that sets it off from any heat."""
     cv2 = opencv()
-    colour, alpha = draw_overlay(Document((replace(highlight, strength=1.0),)), height, width, 0.0, labels=False)
-    wide = 2 * max(1, round(min(height, width) / 150)) + 1
-    shade = cv2.dilate(alpha[..., 0], np.ones((wide, wide), np.uint8))[..., None]
-    return colour, alpha, shade
+    _, ring = draw_overlay(Document((highlight,)), height, width, 0.0, labels=False)
+    thin, wide = (cv2.dilate(ring[..., 0], np.ones((side, side), np.uint8)) for side in (2, 4))
+    return np.stack([thin, wide - thin], -1)
 
 
-def _laid(outline: tuple[np.ndarray, np.ndarray, np.ndarray], picture: np.ndarray) -> np.ndarray:
-    colour, alpha, shade = outline
-    return picture * (1 - HALO * shade) * (1 - alpha) + colour
+def _laid(outline: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    white, dark = outline[..., :1], outline[..., 1:]
+    return picture * (1 - dark) * (1 - white) + white
 
 
 def _bytes(picture: np.ndarray) -> np.ndarray:
