@@ -9,12 +9,30 @@ import pytest
 import torch
 from published_maps import filled, slow_bilinear
 
+from limelight.guidance.capture import Capture, probabilities
 from limelight.guidance.published.growth import affinity, divergence, grow
 
 
 def attention(h: int, w: int, seed: int = 0, batch: int = 2) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return (2 * torch.randn(batch, h * w, h * w, generator=generator, dtype=torch.float64)).softmax(-1)
+
+
+def test_captured_affinity_is_the_mean_over_the_blocks_of_a_size() -> None:
+    capture = Capture(attend=lambda q, k, v, extra: v)
+    capture.affinity = True
+    each: dict[tuple, list] = {}
+    for number, grid in enumerate([(3, 5), (6, 10), (3, 5), (3, 5), (26, 26)]):
+        q, k = torch.randn(2, 2, grid[0] * grid[1], 8, requires_grad=True)
+        patch = capture.self_patch(("input", number, 0), None, False)
+        for _ in range(2):  # a checkpointed block runs twice
+            patch(q, k, k, {"n_heads": 2, "activations_shape": (2, 8, *grid)})
+        each.setdefault(grid, []).append(probabilities(q, k, 2))
+    assert capture.seen.affinity.keys() == each.keys()
+    for grid, maps in each.items():
+        torch.testing.assert_close(capture.seen.affinity[grid], torch.stack(maps).mean(0))
+        assert not capture.seen.affinity[grid].requires_grad
+    assert ("input", 4, 0) not in capture.seen.self_  # with a gradient it would be too large
 
 
 @pytest.mark.parametrize(("h", "w"), [(8, 8), (8, 12), (7, 9)])

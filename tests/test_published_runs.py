@@ -5,14 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 from guided_runs import BAR, CIRCLE, conditioning, noise, prepared, sample, untouched
+from published_maps import random_maps, random_self_maps, scene_of
 
 from limelight.guidance.architectures import unet
 from limelight.guidance.binding import KEY
 from limelight.guidance.errors import LimelightError
+from limelight.guidance.method import percent_of_step
 from limelight.guidance.published import METHODS, attach_published
 from limelight.guidance.published.base import coarse_blocks, coarse_map
 from limelight.guidance.published.highlight import first_of_finest
+from limelight.guidance.published.refocusing import grounding_refocusing
+from limelight.guidance.published.refocusing_methods import AttentionRefocusing
+from limelight.guidance.published.regions import boxes
 from limelight.guidance.published.tradiffusion import TraDiffusion, distance_to_trace
+from limelight.guidance.seen import Seen
 
 LINE = {"type": "stroke", "points": [[0.1, 0.2], [0.9, 0.2]], "width": 0.1}
 
@@ -96,6 +102,23 @@ def test_sdxl_has_no_self_attention_that_is_small_enough(make_unet) -> None:
         assert METHODS[name]().self_layout(network, 64, 64)
     for name in ("attention-refocusing-car", "scribble-diffusion"):
         assert METHODS[name]().self_layout(network, 128, 128) == []
+
+
+def test_the_gated_term_counts_while_gligen_is_on() -> None:
+    scene = scene_of(((2, 3), (0, 0, 0.5, 0.5)), ((5,), (0.5, 0.5, 1, 1)))
+    cross = {("middle", 0, 0): random_maps(16, 16)}
+    own = {("middle", 0, 0): random_self_maps(16, 16)}
+    gated = [torch.rand(2, 3, side**2 + 30, side**2 + 30, dtype=torch.float64).softmax(-1) for side in (8, 16, 16)]
+    method = AttentionRefocusing()
+
+    def total(step: int, grounding: list) -> torch.Tensor:
+        seen = Seen(cross=cross, self_=own, grounding=grounding)
+        return method.losses(seen, scene, percent_of_step(step))
+
+    regions = boxes(scene.targets(16, 16))
+    term = grounding_refocusing((gated[1] + gated[2]) / 2, regions, 16, 16)
+    torch.testing.assert_close(total(6, gated) - total(6, []), 3 * 3 * term)  # scale 3, weight 3
+    assert total(15, gated).equal(total(15, []))
 
 
 def test_the_coarse_map_is_the_mean_of_its_layers() -> None:
