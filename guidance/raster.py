@@ -126,18 +126,59 @@ def _overlap(source: int, target: int) -> np.ndarray:
 def _draw_stroke(stroke: Stroke, height: int, width: int) -> np.ndarray:
     """Distance from the centre line, thresholded with a soft edge of one cell: round caps and joins come by themselves.
 
-    The canvas gets a margin of the half width, so that a centre line just outside still paints what reaches in.
+    Only the stroke's surroundings are drawn. They reach beyond the canvas by the half width, so that a centre line just
+    outside still paints what reaches in.
+    """
+    half = stroke.width / 2 * min(height, width)
+    points = np.array(stroke.points + stroke.points[-1:]) * (width, height)
+    # the last cell also owns the right or bottom border, so that a hair line along it is not lost
+    cells = np.minimum(np.floor(points), np.where(points <= (width, height), (width - 1, height - 1), np.inf))
+    margin = int(half) + 2
+    left, top = np.clip(cells.min(0) - margin, -margin, (width - 1, height - 1)).astype(int)
+    right, bottom = np.clip(cells.max(0) + margin + 1, (left + 1, top + 1), (width + margin, height + margin))
+    away = _line_distance(
+        points - (left, top), cells.astype(np.int32) - (left, top), int(bottom - top), int(right - left), half
+    )
+    drawn = np.zeros((height, width), np.float32)
+    x0, y0 = max(left, 0), max(top, 0)
+    seen = away[y0 - top : height - top, x0 - left : width - left]
+    drawn[y0 : y0 + seen.shape[0], x0 : x0 + seen.shape[1]] = np.clip(half + 0.5 - seen, 0, min(1, 2 * half))
+    return drawn
+
+
+def _line_distance(points: np.ndarray, cells: np.ndarray, height: int, width: int, near: float) -> np.ndarray:
+    """(h, w) float32: distance in cells from each cell's centre to the polyline (K, 2); ``cells``: those of its points.
+
+    A distance transform gives it to a cell or so. Around the distance ``near``, where a stroke ends, it is then taken
+    from the segments themselves: a thin stroke would otherwise be too wide by a quarter of a cell on each side.
     """
     cv2 = opencv()
-    half = stroke.width / 2 * min(height, width)
-    margin = int(half) + 2
-    scaled = np.array(stroke.points + stroke.points[-1:]) * (width, height)  # OpenCV draws no line of one point
-    # the last cell also owns the right or bottom border, so that a hair line along it is not lost
-    cells = np.minimum(np.floor(scaled), np.where(scaled <= (width, height), (width - 1, height - 1), np.inf))
-    line = np.ones((height + 2 * margin, width + 2 * margin), np.uint8)
-    cv2.polylines(line, [cells.astype(np.int32) + margin], False, 0)
-    away = cv2.distanceTransform(line, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[margin:-margin, margin:-margin]
-    return np.clip(half + 0.5 - away, 0, min(1, 2 * half)).astype(np.float32)
+    owner = np.zeros((height, width), np.int32)
+    for number, (start, end) in enumerate(zip(cells[:-1].tolist(), cells[1:].tolist(), strict=True), 1):
+        cv2.line(owner, start, end, number)
+    line = owner > 0
+    free = np.where(line, 0, 1).astype(np.uint8)
+    away = cv2.distanceTransform(free, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    if not line.any():
+        return away
+    _, label = cv2.distanceTransformWithLabels(free, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL)
+    owners = np.zeros(label.max() + 1, np.int32)
+    owners[label[line]] = owner[line]
+    rows, columns = np.nonzero(np.abs(away - near) < 2)
+    centres = np.stack([columns, rows], 1) + 0.5
+    nearest = owners[label[rows, columns]] - 1
+    last = len(points) - 2
+    beside = (_segment_distance(centres, points, np.clip(nearest + k, 0, last)) for k in (-1, 0, 1))
+    away[rows, columns] = functools.reduce(np.minimum, beside)
+    return away
+
+
+def _segment_distance(centres: np.ndarray, points: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Distance of each of the (N, 2) centres to the segment from ``points[index]`` to the next point: (N,)."""
+    start, step = points[index], points[index + 1] - points[index]
+    offset = centres - start
+    along = (offset * step).sum(1) / np.maximum((step * step).sum(1), 1e-12)
+    return np.hypot(*(offset - np.clip(along, 0, 1)[:, None] * step).T)
 
 
 def _draw_polygon(polygon: Polygon, height: int, width: int) -> np.ndarray:

@@ -56,10 +56,10 @@ def test_polygon_overlapping_itself_is_even_odd():
 def test_stroke_is_a_capsule_of_the_same_thickness_at_any_aspect(grid, width):
     across, down = units(*grid)
     dot = raster.coverage([Stroke(((0.5, 0.5),), width)], *grid)
-    assert area(dot) == pytest.approx(math.pi * width**2 / 4, rel=0.05)
+    assert area(dot) == pytest.approx(math.pi * width**2 / 4, rel=0.01)
     line = raster.coverage([Stroke(((0.3, 0.3), (0.7, 0.6)), width)], *grid)
     length = math.hypot(0.4 * across, 0.3 * down)
-    assert area(line) == pytest.approx(length * width + math.pi * width**2 / 4, rel=0.06)
+    assert area(line) == pytest.approx(length * width + math.pi * width**2 / 4, rel=0.005)
 
 
 def test_a_dot_is_round_on_a_wide_canvas():
