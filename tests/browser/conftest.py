@@ -10,7 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from browser_pages import FLAGS
+from browser_pages import FLAGS, open_bare
 
 from limelight.tools.environment import prepare_front_end
 from limelight.tools.in_process import ROOT, host_path
@@ -57,39 +57,15 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def bare_page(chromium, web_url):
-    """-> function (kind="highlight", **context options) -> page with one canvas of that kind, 640 x 560 pixels.
+    """-> function, as `open_bare` but for the first two arguments; no script may have raised an error at the end."""
+    pages = []
 
-    In the page: `canvas` (what createHighlightCanvas gave), `size` (of the image, may be changed), `prompt`, `edits`.
-    """
-    contexts = []
-
-    def make(kind: str = "highlight", width: int = 640, height: int = 560, **options):
-        context = chromium.new_context(**{"viewport": {"width": 700, "height": 600}, **options})
-        contexts.append(context)
-        page = context.new_page()
-        page.problems = []
-        page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and page.problems.append(message.text))
-        body = BARE.replace("KIND", kind.capitalize()).replace("WIDE", str(width)).replace("HIGH", str(height))
-        page.route("**/bare.html", lambda route: route.fulfill(body=body, content_type="text/html"))
-        page.route("**/favicon.ico", lambda route: route.fulfill(body=""))
-        page.goto(f"{web_url}/bare.html")
-        page.wait_for_function("window.canvas && document.querySelector('.ll-live').width > 1")
-        return page
+    def make(*args, **options):
+        pages.append(open_bare(chromium, web_url, *args, **options))
+        return pages[-1]
 
     yield make
-    problems = [problem for context in contexts for page in context.pages for problem in page.problems]
-    for context in contexts:
-        context.close()
+    problems = [problem for page in pages for problem in page.problems]
+    for page in pages:
+        page.context.close()
     assert problems == []
-
-
-BARE = """<!doctype html><meta charset="utf-8"><title>canvas</title>
-<body style="margin:8px;background:#222"><div id="place" style="width:WIDEpx;height:HIGHpx"></div>
-<script type="module">
-import { createHighlightCanvas } from "/limelight/highlight_canvas.js";
-import { createSaliencyCanvas } from "/limelight/saliency_canvas.js";
-Object.assign(window, { size: [512, 512], prompt: "", edits: [] });
-window.canvas = createKINDCanvas({ size: () => size, prompt: () => prompt, onEdit: (text) => edits.push(text) });
-document.getElementById("place").append(canvas.element);
-</script>"""
