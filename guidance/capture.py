@@ -45,6 +45,7 @@ class Capture:
 
     def __init__(self, heads: bool = False, attend: Callable | None = None) -> None:
         self.seen = Seen()
+        self.self_attention = True
         self.affinity = False  # also keep self-attention without gradient
         self._added: dict[tuple, tuple] = {}  # grids of the blocks in it
         self._average = not heads
@@ -67,7 +68,7 @@ class Capture:
         """A replacement of the block's attn1."""
 
         def patch(q, k, v, extra):
-            if q.shape[1] == k.shape[1] <= MAX_SELF_CELLS:
+            if self.self_attention and q.shape[1] == k.shape[1] <= MAX_SELF_CELLS:
                 self.seen.self_.setdefault(key, _on_grid(probabilities(q, k, extra["n_heads"]), extra))
             if self.affinity and q.shape[1] == k.shape[1] <= MAX_AFFINITY_CELLS:
                 self._add_affinity(key, q.detach(), k.detach(), extra)

@@ -45,11 +45,19 @@ class Limelight(Method):
     loss: Callable = placement_loss
     end_percent = 0.3
 
+    @property
+    def self_attention(self) -> bool:
+        return self.separation > 0
+
+    @property
+    def affinity(self) -> bool:
+        return self.propagate
+
     def layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
         return unet.layout_blocks(network, height, width, self.layers)
 
     def self_layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
-        return self.layout(network, height, width) if self.separation > 0 or self.propagate else []
+        return self.layout(network, height, width) if self.self_attention or self.affinity else []
 
     def losses(self, seen: Seen, scene: Scene, percent: float) -> torch.Tensor:
         tokens, regions = scene.bound["text_tokens"], self._regions(seen, scene)
@@ -67,12 +75,11 @@ class Limelight(Method):
 
     def _regions(self, seen: Seen, scene: Scene) -> dict[int, torch.Tensor]:
         """By highlight: its grown region (B, h, w), on the finest grid whose self-attention was captured."""
-        if not self.propagate or not seen.self_:
+        if not self.propagate or not seen.affinity:
             return {}
-        finest = max((m.shape[1:3] for m in seen.self_.values()), key=min)
-        maps = [m.detach().flatten(1, 2) for m in seen.self_.values() if m.shape[1:3] == finest]
-        affinity = torch.stack(maps).mean(0)
-        return {target.index: grown(affinity, target) for target in scene.targets(*finest, affinity.device)}
+        finest = max(seen.affinity, key=min)
+        maps = seen.affinity[finest]
+        return {target.index: grown(maps, target) for target in scene.targets(*finest, maps.device)}
 
     def _loss(self, maps: torch.Tensor, targets: list[Target], tokens: list[int]) -> torch.Tensor:
         loss = self.loss(maps, targets, tokens)

@@ -30,6 +30,8 @@ class Method:
     """Keep the heads of cross-attention apart."""
     grounding: bool = False
     """Capture GLIGEN's gated attention."""
+    self_attention: bool = True
+    """Capture the self-attention of the blocks of `self_layout`, with gradient."""
     affinity: bool = False
     """Also capture self-attention without gradient, in larger maps too, of the blocks of `self_layout`. May change from
     look to look."""

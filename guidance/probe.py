@@ -52,28 +52,31 @@ class Probe:
         """x: (B, C, H, W), sigma: (B,). Runs outside inference mode; leaves nothing behind."""
         losses, wanted, gradient = [], [], None
         for view in self._views:
-            leaf = x.detach().clone().requires_grad_(True)
-            going = view.method.continues(percent, iteration)
-            seen = self._forward(guider, view, leaf, sigma, options) if going else Seen()
-            if not seen.cross:  # nothing more to do, or outside the timestep range of this conditioning
-                losses.append(x.new_full((x.shape[0], len(view.scene.phrases)), torch.nan))
-                wanted.append(torch.zeros_like(losses[-1], dtype=torch.bool))
-                continue
-            each = view.method.losses(seen, view.scene, percent)
-            losses.append(each.detach())
-            wanted.append(view.method.wanted(losses[-1], percent, iteration))
-            if wanted[-1].any():
-                total = torch.where(wanted[-1], each * each.new_tensor(view.scene.strengths), 0).sum()
-                part = torch.autograd.grad(total * self.loss_scale, leaf)[0].float() / self.loss_scale
-                gradient = part if gradient is None else gradient + part
+            with ExitStack() as stack:  # what a checkpointed module meets again in backward
+                leaf = x.detach().clone().requires_grad_(True)
+                going = view.method.continues(percent, iteration)
+                seen = self._forward(guider, view, leaf, sigma, options, stack) if going else Seen()
+                if not seen.cross:  # nothing more to do, or outside the timestep range of this conditioning
+                    losses.append(x.new_full((x.shape[0], len(view.scene.phrases)), torch.nan))
+                    wanted.append(torch.zeros_like(losses[-1], dtype=torch.bool))
+                    continue
+                each = view.method.losses(seen, view.scene, percent)
+                losses.append(each.detach())
+                wanted.append(view.method.wanted(losses[-1], percent, iteration))
+                if wanted[-1].any():
+                    total = torch.where(wanted[-1], each * each.new_tensor(view.scene.strengths), 0).sum()
+                    part = torch.autograd.grad(total * self.loss_scale, leaf)[0].float() / self.loss_scale
+                    gradient = part if gradient is None else gradient + part
         return Look(torch.cat(losses, 1), torch.cat(wanted, 1), gradient)
 
-    def _forward(self, guider, view: _View, x: torch.Tensor, sigma: torch.Tensor, options: dict) -> Seen:
+    def _forward(
+        self, guider, view: _View, x: torch.Tensor, sigma: torch.Tensor, options: dict, until_backward: ExitStack
+    ) -> Seen:
         """Run the conditioning alone until everything has been seen."""
         import comfy.samplers
 
         model, capture = guider.inner_model, self.capture(view.method.heads)
-        capture.affinity = view.method.affinity
+        capture.self_attention, capture.affinity = view.method.self_attention, view.method.affinity
         probing = _probe_options(options)
         unet.install(probing["transformer_options"], capture, *view.calls)
         cond = dict(view.scene.cond)
@@ -85,7 +88,7 @@ class Probe:
                 stack.enter_context(checkpointed(unet.checkpointable(self.network, *view.calls)))
             # its modules take no notice of the sampling options
             attend = capture.grounding_attention if view.method.grounding else differentiable
-            stack.enter_context(own_attention(_grounding([view.scene]), attend))
+            until_backward.enter_context(own_attention(_grounding([view.scene]), attend))
             try:
                 comfy.samplers.calc_cond_batch(model, [[cond]], x, sigma.clone(), probing)
             except StopForward:
