@@ -14,10 +14,12 @@ _MARKED = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def markdown(name: str) -> str:
-    """-> bench/results/NAME.json as a Markdown table with the command that made it."""
+    """-> bench/results/NAME.json as a Markdown table with the command that made it. A row of two words is a detail of
+    another ("limelight euler") and left out."""
     result = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text(encoding="utf-8"))
-    columns = list(dict.fromkeys(key for row in result["rows"] for key in row))
-    lines = [columns, ["---"] * len(columns), *([_text(row.get(c)) for c in columns] for row in result["rows"])]
+    rows = [row for row in result["rows"] if " " not in row["row"]]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [columns, ["---"] * len(columns), *([_text(row.get(c)) for c in columns] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n`{result['command']}`\n"
 
 
