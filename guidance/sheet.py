@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from .score import Score
 
 MAX_SHEET = 8192  # pixels across: more steps get smaller cells
-MIN_CELL = 32
+MIN_CELL, MAX_FONT = 32, 28
+MAX_GAP = MAX_FONT // 2
 PAPER, INK, PALE = (255, 255, 255), (30, 30, 30), (215, 215, 215)
 READABLE = 384  # pixels of the short side from which labels can be read
 FILL = 0.3  # opacity of the highlights under their scores
@@ -38,7 +39,7 @@ def heat_sheet(
 
     columns, count = len(steps) + 1, len(recording.highlights)
     height, width = _cell_size(image.shape[:2], cell, columns)
-    size = min(max(round(min(height, width) / 13), 11), 28)
+    size = min(max(round(min(height, width) / 13), 11), MAX_FONT)
     gap, title = size // 2, 2 * size
     across, down = width + gap, height + title + gap
     canvas = Image.new("RGB", (columns * across + gap + 6 * size, title + count * down), PAPER)
@@ -141,7 +142,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _cell_size(shape: tuple[int, int], cell: int, columns: int) -> tuple[int, int]:
     scale = cell / max(shape)
-    scale = min(scale, MAX_SHEET / columns / shape[1])
+    scale = min(scale, (MAX_SHEET / columns - MAX_GAP) / shape[1])
     return max(round(shape[0] * scale), MIN_CELL), max(round(shape[1] * scale), MIN_CELL)
 
 

@@ -28,6 +28,7 @@ class LimelightAttentionRecord(io.ComfyNode):
                 advanced(
                     io.Int.Input(
                         "every",
+                        optional=True,
                         default=1,
                         min=1,
                         max=100,
@@ -85,6 +86,7 @@ class LimelightAttentionPreview(io.ComfyNode):
                 advanced(
                     io.Int.Input(
                         "cell_size",
+                        optional=True,
                         default=256,
                         min=64,
                         max=1024,
