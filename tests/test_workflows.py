@@ -2,31 +2,76 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 
 import numpy as np
 import pytest
+from conftest import STAND_IN
 from PIL import Image
 
-from limelight.bench.workflow import load_workflow, of_type, on_shapeworld, to_prompt
+from limelight.bench.workflow import BYPASSED, load_workflow, of_type, on_shapeworld, to_prompt
 from limelight.tools.in_process import ROOT
 
 STEPS = 4  # enough for every node to do its work; what it looks like is the benches' business
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_workflow_runs(server, path):
-    prompt = to_prompt(on_shapeworld(load_workflow(path)), server.client.object_info())
+    prompt = to_prompt(on_shapeworld(load_workflow(path), stand_in=STAND_IN), server.client.object_info())
     for sampler in of_type(prompt, "KSampler"):
         sampler["inputs"]["steps"] = STEPS
+    pictures = run(server, prompt)
+    assert any(steers(prompt, key) for key in pictures)
+    plain = run(server, without_strength(prompt))
+    for key in pictures:
+        assert np.array_equal(pictures[key], plain[key]) is not steers(prompt, key)
+    assert server.complaints() == []
+
+
+def run(server, prompt: dict) -> dict[str, np.ndarray]:
+    """-> the pictures of each SaveImage node, by its key."""
     entry = server.client.run_workflow(prompt)
-    saved = {key: entry["outputs"][key]["images"] for key, node in prompt.items() if node["class_type"] == "SaveImage"}
-    assert saved
-    for images in saved.values():
-        for item in images:
-            picture = Image.open(io.BytesIO(server.client.file(item)))
+    found = {}
+    for key in [key for key, node in prompt.items() if node["class_type"] == "SaveImage"]:
+        pictures = [Image.open(io.BytesIO(server.client.file(item))) for item in entry["outputs"][key]["images"]]
+        for picture in pictures:
             assert picture.size == (128, 128) and np.asarray(picture).std() > 0
             # The picture's metadata reopens the graph, whatever the nodes put on their sockets.
             assert json.loads(picture.text["prompt"]) == prompt
-    assert server.complaints() == []
+        found[key] = np.stack([np.asarray(picture) for picture in pictures])
+    assert found
+    return found
+
+
+def steers(prompt: dict, key: str) -> bool:
+    """Whether what this node shows has passed one of the pack's nodes that have a strength."""
+    node = prompt[key]
+    sources = [value[0] for value in node["inputs"].values() if isinstance(value, list)]
+    return _has_strength(node) or any(steers(prompt, source) for source in sources)
+
+
+def without_strength(prompt: dict) -> dict:
+    prompt = copy.deepcopy(prompt)
+    for node in filter(_has_strength, prompt.values()):
+        node["inputs"]["strength"] = 0.0
+    return prompt
+
+
+def _has_strength(node: dict) -> bool:
+    return node["class_type"].startswith("Limelight") and "strength" in node["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("name", "bypassed"),
+    [
+        ("highlight_basic", []),
+        ("highlight_gligen", ["LimelightHighlightGLIGEN"]),
+        ("highlight_regional_controlnet", ["ControlNetApplyAdvanced"]),
+    ],
+)
+def test_models_that_shapeworld_cannot_use_are_bypassed(name, bypassed):
+    nodes = on_shapeworld(load_workflow(ROOT / "workflows" / f"{name}.json"))["nodes"]
+    assert [node["type"] for node in nodes if node["mode"] == BYPASSED] == bypassed
