@@ -9,6 +9,9 @@ from typing import Any
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 MUTED, BYPASSED = 2, 4
+LOADERS = {"ControlNetLoader", "LimelightGLIGENLoader"}  # of models for Stable Diffusion 1 that shapeworld cannot use
+# places of widths and heights among a node's widgets
+PIXELS = {"EmptyLatentImage": (0, 1), "EmptyImage": (0, 1), "SolidMask": (1, 2), "LimelightHighlightCanvas": (1, 2)}
 
 
 def widgets(node_info: dict) -> list[tuple[str, Any]]:
@@ -57,16 +60,28 @@ def load_workflow(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def on_shapeworld(workflow: dict, side: int = 128) -> dict:
-    """The workflow with shapeworld's loader for the checkpoint loader, and empty latents and canvases of its size."""
+def on_shapeworld(workflow: dict, side: int = 128, stand_in: str = "") -> dict:
+    """The workflow with shapeworld's loader for the checkpoint loader, its longer side ``side`` pixels.
+
+    stand_in: the file, of shapeworld's sizes, that the loaders of other models take. Without one, the nodes that use
+    those models are bypassed.
+    """
     workflow = copy.deepcopy(workflow)
-    for node in workflow["nodes"]:
+    nodes = workflow["nodes"]
+    sides = [value for node in nodes if node["type"] == "EmptyLatentImage" for value in node["widgets_values"][:2]]
+    for node in nodes:
+        values = node.get("widgets_values")
         if node["type"] == "CheckpointLoaderSimple":
             node.update(type="ShapeworldLoader", widgets_values=[], properties={})
-        elif node["type"] == "EmptyLatentImage":
-            node["widgets_values"][:2] = [side, side]
-        elif node["type"] == "LimelightHighlightCanvas":
-            node["widgets_values"][1:] = [side, side]
+        elif node["type"] in LOADERS and stand_in:
+            node["widgets_values"] = [stand_in]
+        for place in PIXELS.get(node["type"], ()):
+            values[place] = round(values[place] * side / max(sides))
+    if not stand_in:
+        loaders = {node["id"] for node in nodes if node["type"] in LOADERS}
+        users = {link[3] for link in workflow["links"] if link[1] in loaders}
+        for node in nodes:
+            node["mode"] = BYPASSED if node["id"] in users else node.get("mode", 0)
     return workflow
 
 

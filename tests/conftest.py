@@ -9,11 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from stand_ins import write as write_stand_ins
 
 from limelight.bench.random_unet import SD15, SDXL
 from limelight.tools.in_process import ROOT, host_path, import_host
 from limelight.tools.server import HostServer
 
+STAND_IN = "shapeworld_random.safetensors"  # file of models that example workflows need beside the checkpoint
 CONTEXT = 64  # width of the tiny text encoder and of the tiny UNet's cross-attention
 
 TINY_SD15 = {
@@ -188,12 +190,15 @@ def _random_clip(clip):
 
 
 @pytest.fixture(scope="session")
-def server():
+def server(host):
     """The real host as a process of its own, the pack and the shapeworld loader in its custom nodes. -> HostServer.
 
     `server.url`; `server.client.run_workflow(graph)` -> history entry; `server.client.images(entry)` -> PNG bytes.
+    Its models folder has a ControlNet and a GLIGEN, STAND_IN, with random weights.
     """
-    with HostServer(Path(sys.executable), host_path(), base=ROOT / ".cache" / "test-base") as running:
+    base = ROOT / ".cache" / "test-base"
+    write_stand_ins(base / "models", STAND_IN)
+    with HostServer(Path(sys.executable), host_path(), base=base) as running:
         yield running
 
 
