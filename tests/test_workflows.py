@@ -24,10 +24,13 @@ def test_workflow_runs(server, path):
     for sampler in of_type(prompt, "KSampler"):
         sampler["inputs"]["steps"] = STEPS
     pictures = run(server, prompt)
-    assert any(steers(prompt, key) for key in pictures)
-    plain = run(server, without_strength(prompt))
-    for key in pictures:
-        assert np.array_equal(pictures[key], plain[key]) is not steers(prompt, key)
+    steering = [key for key, node in prompt.items() if has_strength(node)]
+    assert steering
+    for steer in steering:
+        without = copy.deepcopy(prompt)
+        without[steer]["inputs"]["strength"] = 0.0
+        for key, picture in run(server, without).items():
+            assert np.array_equal(picture, pictures[key]) is not passes(prompt, steer, key)
     assert server.complaints() == []
 
 
@@ -46,22 +49,14 @@ def run(server, prompt: dict) -> dict[str, np.ndarray]:
     return found
 
 
-def steers(prompt: dict, key: str) -> bool:
-    """Whether what this node shows has passed one of the pack's nodes that have a strength."""
-    node = prompt[key]
-    sources = [value[0] for value in node["inputs"].values() if isinstance(value, list)]
-    return _has_strength(node) or any(steers(prompt, source) for source in sources)
-
-
-def without_strength(prompt: dict) -> dict:
-    prompt = copy.deepcopy(prompt)
-    for node in filter(_has_strength, prompt.values()):
-        node["inputs"]["strength"] = 0.0
-    return prompt
-
-
-def _has_strength(node: dict) -> bool:
+def has_strength(node: dict) -> bool:
     return node["class_type"].startswith("Limelight") and "strength" in node["inputs"]
+
+
+def passes(prompt: dict, steer: str, key: str) -> bool:
+    """Whether what node `key` shows has passed node `steer`."""
+    sources = [value[0] for value in prompt[key]["inputs"].values() if isinstance(value, list)]
+    return steer == key or any(passes(prompt, steer, source) for source in sources)
 
 
 @pytest.mark.parametrize(
