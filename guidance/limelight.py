@@ -40,7 +40,7 @@ class Limelight(Method):
     stop_at: float = 0.1
     shape: float = 0.0
     separation: float = 0.0
-    propagate: bool = False
+    propagate: bool = True
     layers: str = AUTO
     loss: Callable = placement_loss
     end_percent = 0.3

@@ -8,7 +8,7 @@ import torch
 
 CIRCLE = ("red circle", [2, 3], [0.05, 0.05, 0.45, 0.45], 1.0)
 BAR = ("blue bar", [5, 6], [0.55, 0.55, 0.95, 0.95], 1.0)
-OWN = ("updates", "size", "stop_at", "separation", "layers", "loss")  # settings of `Limelight`
+OWN = ("updates", "size", "stop_at", "separation", "layers", "shape", "propagate", "loss")  # settings of `Limelight`
 EVERYWHERE = {"start_percent": 0.0, "end_percent": 1.0}
 
 
@@ -74,7 +74,7 @@ def method(changes: dict):
     from limelight.guidance.limelight import Limelight
 
     own = {key: changes.pop(key) for key in list(changes) if key in OWN}
-    return Limelight(**{"updates": 2, "size": 0.05, "stop_at": 0.0, **own})
+    return Limelight(**{"updates": 2, "size": 0.05, "stop_at": 0.0, "propagate": False, **own})
 
 
 def prepared(model, positive, x: torch.Tensor, sigma: float = 5.0) -> SimpleNamespace:
@@ -108,15 +108,18 @@ def look(run: SimpleNamespace, x: torch.Tensor, **changes):
         return probe.look(run.guider, x.clone(), run.sigma.clone(), run.options, 0.0)
 
 
-def reference_look(model, run, x):
-    """The losses and gradient by plain autograd: ordinary weights, whole forward, maps from the layers' own outputs."""
+def reference_look(model, run, x, layers="auto"):
+    """The losses and gradient by plain autograd: ordinary weights, whole forward, maps from the layers' own outputs.
+
+    -> losses (B, n), gradient, number of maps.
+    """
     import copy
 
     from limelight.guidance.architectures.unet import layout_blocks
     from limelight.guidance.losses import placement_loss
 
     scene = run.scenes[0]
-    grids = {block.key: block.grid for block in layout_blocks(model.model.diffusion_model, *scene.size)}
+    grids = {block.key: block.grid for block in layout_blocks(model.model.diffusion_model, *scene.size, layers)}
     keys = set(grids)
     with torch.inference_mode(False):
         base = copy.copy(model.model)
