@@ -13,12 +13,13 @@ from limelight.guidance.errors import LimelightError
 from limelight.guidance.method import percent_of_step
 from limelight.guidance.published import METHODS, attach_published
 from limelight.guidance.published.base import coarse_blocks, coarse_map
-from limelight.guidance.published.highlight import first_of_finest
+from limelight.guidance.published.highlight import ScribbleDiffusion, first_of_finest
 from limelight.guidance.published.refocusing import grounding_refocusing
 from limelight.guidance.published.refocusing_methods import AttentionRefocusing
 from limelight.guidance.published.regions import boxes
 from limelight.guidance.published.tradiffusion import TraDiffusion, distance_to_trace
 from limelight.guidance.seen import Seen
+from limelight.guidance.step import attach
 
 LINE = {"type": "stroke", "points": [[0.1, 0.2], [0.9, 0.2]], "width": 0.1}
 
@@ -54,6 +55,15 @@ def test_every_method_moves_the_latent_and_leaves_nothing_behind(tiny_sd15, name
     assert moved.equal(sample(guided, positive, steps=4))  # a run begins anew
     assert sample(attach_published(tiny_sd15, name, 0.0), positive, steps=4).equal(plain)
     assert untouched(tiny_sd15) == before
+
+
+def test_propagation_changes_what_scribble_diffusion_does(tiny_sd15) -> None:
+    """Off by default, as in the public configuration; from step 5 on."""
+    grown, plain = (
+        sample(attach(tiny_sd15, ScribbleDiffusion(propagate)), highlighted(), steps=10) for propagate in (True, False)
+    )
+    assert plain.equal(sample(attach_published(tiny_sd15, "scribble-diffusion"), highlighted(), steps=10))
+    assert grown.isfinite().all() and not grown.equal(plain)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -92,16 +102,16 @@ def test_layers_of_stable_diffusion_1(make_unet) -> None:
     assert METHODS["highlight-guided-diffusion"]().feature_blocks(network) == (6, 9)
 
 
-def test_sdxl_has_no_self_attention_that_is_small_enough(make_unet) -> None:
+def test_self_attention_that_is_too_large_is_an_error(make_unet) -> None:
     network = make_unet("SDXL").model.diffusion_model
     assert first_of_finest(network) == (3, 6)
     assert {b.grid for b in coarse_blocks(network, 128, 128)} == {(32, 32)}
     for name in ("attention-refocusing", "attention-refocusing-sar", "highlight-guided-diffusion"):
-        with pytest.raises(LimelightError, match="32x32 cells.*[Cc]hoose"):
-            METHODS[name]().self_layout(network, 128, 128)
+        with pytest.raises(LimelightError, match="40x40 cells.*[Cc]hoose"):
+            METHODS[name]().self_layout(network, 160, 160)
         assert METHODS[name]().self_layout(network, 64, 64)
     for name in ("attention-refocusing-car", "scribble-diffusion"):
-        assert METHODS[name]().self_layout(network, 128, 128) == []
+        assert METHODS[name]().self_layout(network, 160, 160) == []
 
 
 def test_the_gated_term_counts_while_gligen_is_on() -> None:

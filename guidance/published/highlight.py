@@ -164,6 +164,7 @@ class ScribbleDiffusion(HighlightGuidedDiffusion):
     threshold = 1e-3
     propagation_steps = range(5, 20)
     whole = False
+    self_attention = False
 
     def __init__(self, propagate: bool = False) -> None:
         super().__init__(propagate)
