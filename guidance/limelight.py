@@ -39,11 +39,17 @@ class Limelight(Method):
     size: float = 0.12
     stop_at: float = 0.1
     shape: float = 0.0
-    separation: float = 0.0
+    separation: float = 0.5
     propagate: bool = True
     layers: str = AUTO
     loss: Callable = placement_loss
     end_percent = 0.3
+
+    def __post_init__(self) -> None:
+        self._regions: dict[int, torch.Tensor] = {}
+
+    def regions(self) -> dict[int, torch.Tensor]:
+        return self._regions
 
     @property
     def self_attention(self) -> bool:
@@ -60,12 +66,12 @@ class Limelight(Method):
         return self.layout(network, height, width) if self.self_attention or self.affinity else []
 
     def losses(self, seen: Seen, scene: Scene, percent: float) -> torch.Tensor:
-        tokens, regions = scene.bound["text_tokens"], self._regions(seen, scene)
-        each = []
+        self._regions = self._grown(seen, scene)
+        tokens, each = scene.bound["text_tokens"], []
         for maps in seen.cross.values():
             targets = scene.targets(*maps.shape[1:3], maps.device)
-            if regions:
-                targets = [with_region(target, regions[target.index]) for target in targets]
+            if self._regions:
+                targets = [with_region(target, self._regions[target.index]) for target in targets]
             each.append(self._loss(maps, targets, tokens))
         loss = torch.stack(each).mean(0)
         if self.separation > 0 and seen.self_ and len(scene.phrases) > 1:
@@ -73,7 +79,7 @@ class Limelight(Method):
             loss = loss + self.separation * torch.stack(apart).mean(0)
         return loss
 
-    def _regions(self, seen: Seen, scene: Scene) -> dict[int, torch.Tensor]:
+    def _grown(self, seen: Seen, scene: Scene) -> dict[int, torch.Tensor]:
         """By highlight: its grown region (B, h, w), on the finest grid whose self-attention was captured."""
         if not self.propagate or not seen.affinity:
             return {}

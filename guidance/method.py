@@ -36,6 +36,10 @@ class Method:
     """Also capture self-attention without gradient, in larger maps too, of the blocks of `self_layout`. May change from
     look to look."""
 
+    def regions(self) -> dict[int, torch.Tensor]:
+        """By index of a highlight: its region (B, h, w) in [0, 1] as far as it has grown. Bias and GLIGEN follow it."""
+        return {}
+
     def layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
         """The blocks whose cross-attention is captured for a latent of height x width; at least one."""
         return unet.layout_blocks(network, height, width)

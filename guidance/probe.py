@@ -69,6 +69,11 @@ class Probe:
                     gradient = part if gradient is None else gradient + part
         return Look(torch.cat(losses, 1), torch.cat(wanted, 1), gradient)
 
+    def regions(self) -> dict:
+        """By id of a conditioning: the regions of its highlights as far as they have grown (`Method.regions`)."""
+        each = {view.scene.cond["uuid"]: view.method.regions() for view in self._views}
+        return {uuid: regions for uuid, regions in each.items() if regions}
+
     def _forward(
         self, guider, view: _View, x: torch.Tensor, sigma: torch.Tensor, options: dict, until_backward: ExitStack
     ) -> Seen:

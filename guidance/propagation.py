@@ -11,6 +11,9 @@ import torch.nn.functional as F
 if TYPE_CHECKING:
     from .targets import Target
 
+REGIONS = "limelight_regions"
+"""Key in the transformer options of every model call behind a guided step: by id (uuid) of a conditioning, by index of
+a highlight, its region (B, h, w). Attention bias and GLIGEN's boxes follow it."""
 DIFFUSE = 0.5  # contrast of attention, own - far to own, below which it tells nothing apart
 ROUNDS = 3  # of the walk: an object is a few cells across at the sizes where self-attention is captured
 

@@ -60,7 +60,8 @@ class Scene:
 
 def _cropped(target: Target, crop: tuple[int, int, int, int]) -> Target:
     h, w, y, x = crop
-    cut = {name: getattr(target, name)[..., y : y + h, x : x + w] for name in ("instances", "parts", "attract", "suppress")}
+    grids = ("instances", "parts", "attract", "suppress")
+    cut = {name: getattr(target, name)[..., y : y + h, x : x + w] for name in grids}
     return replace(target, **cut)
 
 

@@ -21,6 +21,7 @@ from .errors import LimelightError
 from .limelight import Limelight
 from .method import Method
 from .probe import Probe, differentiable_model
+from .propagation import REGIONS
 from .samplers import guided_calls, keeps_edits
 from .scenes import scenes
 
@@ -81,7 +82,8 @@ def attach(
         options = model_options or {}
         if not runs or runs[-1].guider is not executor.class_obj:
             return executor(x, timestep, options, seed)
-        return runs[-1].predict(lambda moved: executor(moved, timestep, options, seed), x, timestep, options)
+        run = runs[-1]
+        return run.predict(lambda x: executor(x, timestep, run.with_regions(options), seed), x, timestep, options)
 
     def prepare_sampling(executor, patcher, noise_shape, conds, *args, **kwargs):
         if any(KEY in cond for cond in conds.get("positive", ())):
@@ -141,6 +143,13 @@ class _Run:
             return denoise(x.add_(update))
         self.x.add_(update)  # with a noise mask the model sees a blend of the sampler's x
         return denoise(x + update)
+
+    def with_regions(self, options: dict) -> dict:
+        """The model options with the regions that have grown so far in them, for whoever follows them."""
+        regions = self.descent.probe.regions()
+        if not regions:
+            return options
+        return {**options, "transformer_options": {**options.get("transformer_options", {}), REGIONS: regions}}
 
     def _score_factor(self, sigma: float) -> float:
         """What an update of x is worth in the prediction D: one Euler step from D + factor * update ends where one

@@ -102,7 +102,7 @@ def moments(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
 def _zones(
     instances: tuple[Instance, ...], height: int, width: int, looseness: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """-> coverage and parts (I, h, w), attract (h, w), and the share of each cell beyond every instance's band (h, w)."""
+    """-> coverage and parts (I, h, w), attract (h, w), the share of each cell beyond every instance's band (h, w)."""
     covers, distances, halves, n = coverage_and_distance(instances, height, width)
     peaks = covers.max((1, 2), keepdims=True)
     attract = (covers / peaks).max(0)

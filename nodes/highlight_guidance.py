@@ -95,7 +95,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "separation",
-                        default=0.0,
+                        default=Limelight.separation,
                         min=0.0,
                         max=10.0,
                         step=0.05,
@@ -157,7 +157,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
         step_size=Limelight.size,
         stop_at=Limelight.stop_at,
         looseness=1.0,
-        separation=0.0,
+        separation=Limelight.separation,
         save_memory=False,
         layers=AUTO,
         shape=Limelight.shape,

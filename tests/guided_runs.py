@@ -74,7 +74,7 @@ def method(changes: dict):
     from limelight.guidance.limelight import Limelight
 
     own = {key: changes.pop(key) for key in list(changes) if key in OWN}
-    return Limelight(**{"updates": 2, "size": 0.05, "stop_at": 0.0, "propagate": False, **own})
+    return Limelight(**{"updates": 2, "size": 0.05, "stop_at": 0.0, "separation": 0.0, "propagate": False, **own})
 
 
 def prepared(model, positive, x: torch.Tensor, sigma: float = 5.0) -> SimpleNamespace:

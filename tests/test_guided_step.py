@@ -214,3 +214,24 @@ def test_latents_smaller_than_a_map_and_deep_transformers(make_sd15):
     deep = make_sd15(**depths, transformer_depth_middle=8)
     blocks = layout_blocks(deep.model.diffusion_model, 64, 64)
     assert [block.key for block in blocks] == [("output", 0, index) for index in range(1, 7)]
+
+
+def test_grown_regions_travel_to_the_model_calls_behind_the_guided_step(tiny_sd15):
+    from comfy.patcher_extension import WrappersMP
+
+    from limelight.guidance.propagation import REGIONS
+
+    seen = []
+
+    def watch(executor, model, conds, x, timestep, options):
+        seen.append(options["transformer_options"].get(REGIONS))
+        return executor(model, conds, x, timestep, options)
+
+    x = noise(2, 4, 16, 24)
+    model = attach(tiny_sd15, propagate=True, end_percent=0.5)
+    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "watch", watch)
+    sample(model, conditioning(CIRCLE, BAR), x, steps=4)
+    (regions,) = seen[-1].values()
+    assert sorted(regions) == [0, 1]
+    assert regions[0].shape == (2, 16, 24)
+    assert 0 <= regions[0].min() and 0.9 < regions[0].max() <= 1
