@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -28,6 +29,10 @@ WHEEL_DROP = {"extra_model_paths.yaml"}
 # The front end that current ComfyUI comes with; 0.3.75 brings 1.32.9. Only the browser tests fetch it.
 FRONT_END = "comfyui-frontend-package==1.58.1"
 FRONT_END_SHA256 = "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9"
+
+# The reference for saliency metrics. Only two of its files are read, by tests: installing it takes a C compiler.
+PYSALIENCY = "pysaliency==0.2.22"
+PYSALIENCY_SHA256 = "670eb732e469b5d86b8024de9d23cc1560009bf0f67e16dc5129121f2b0c587f"
 
 # torch and torchvision are installed first and pinned; torchaudio is only wanted by the host's audio nodes.
 _OURS = {"torch", "torchvision", "torchaudio"}
@@ -94,18 +99,32 @@ def prepare_front_end() -> Path:
     return folder
 
 
-def _fetch(what: str, requirement: str, sha256: str) -> Path:
-    """-> a wheel of PyPI in .cache/downloads, alone, its hash checked."""
+def prepare_pysaliency() -> Path:
+    """-> the folder of pysaliency's source, from PyPI, hash checked, under .cache/; nothing is installed."""
+    folder = CACHE / PYSALIENCY.replace("==", "-") / "pysaliency"
+    if (folder / "metrics.py").is_file():
+        return folder
+    with tarfile.open(_fetch("pysaliency's source", PYSALIENCY, PYSALIENCY_SHA256, source=True)) as archive:
+        wanted = [f"{folder.parent.name}/pysaliency/{name}.py" for name in ("numba_utils", "metrics")]
+        for name in wanted:
+            archive.extract(name, CACHE)
+    return folder
+
+
+def _fetch(what: str, requirement: str, sha256: str, source: bool = False) -> Path:
+    """-> a wheel, or the source, of a package of PyPI in .cache/downloads, alone, its hash checked."""
     downloads = CACHE / "downloads"
-    command = [str(venv_python()), "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d", str(downloads)]
-    run_step(f"Fetching {what}", [*command, requirement], CACHE / "setup.log")
     name, _, version = requirement.partition("==")
-    wheel = next(downloads.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    form = f"--no-binary={name}" if source else "--only-binary=:all:"
+    command = [str(venv_python()), "-m", "pip", "download", "--no-deps", form, "-d", str(downloads)]
+    run_step(f"Fetching {what}", [*command, requirement], CACHE / "setup.log")
+    ending = ".tar.gz" if source else "-*.whl"
+    file = next(downloads.glob(f"{name.replace('-', '_')}-{version}{ending}"))
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
     if found != sha256:
-        wheel.unlink()
-        raise StepFailed(f"{wheel.name}: its SHA-256 is {found}, expected {sha256}; it was deleted, try again")
-    return wheel
+        file.unlink()
+        raise StepFailed(f"{file.name}: its SHA-256 is {found}, expected {sha256}; it was deleted, try again")
+    return file
 
 
 def install(host: Path) -> None:
