@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gligen_weights import gligen_of, random_gligen
 from guided_runs import BAR, CIRCLE, conditioning, noise, prepared, sample, untouched
 from published_maps import random_maps, random_self_maps, scene_of
 
@@ -129,6 +130,24 @@ def test_the_gated_term_counts_while_gligen_is_on() -> None:
     term = grounding_refocusing((gated[1] + gated[2]) / 2, regions, 16, 16)
     torch.testing.assert_close(total(6, gated) - total(6, []), 3 * 3 * term)  # scale 3, weight 3
     assert total(15, gated).equal(total(15, []))
+
+
+def test_attention_refocusing_sees_gligen(tiny_sd15) -> None:
+    seen_by = []
+
+    class Watched(AttentionRefocusing):
+        def terms(self, seen, scene, step):
+            seen_by.append([maps.shape for maps in seen.grounding])
+            return super().terms(seen, scene, step)
+
+    patcher = gligen_of(random_gligen(tiny_sd15.model.diffusion_model, 64))
+    with torch.inference_mode():
+        boxes = [(torch.randn(1, 64), 6, 6, 1, 1)]
+    positive = conditioning(CIRCLE, BAR, gligen=("position", patcher, boxes))
+    plain = sample(tiny_sd15, positive)
+    moved = sample(attach(tiny_sd15, Watched()), positive)
+    assert moved.isfinite().all() and not moved.equal(plain)
+    assert (1, 4, 16 * 16 + 30, 16 * 16 + 30) in seen_by[0]
 
 
 def test_the_coarse_map_is_the_mean_of_its_layers() -> None:
