@@ -86,8 +86,8 @@ def test_point_metrics_equal_pysaliency(pysaliency):
 def test_borji_is_the_mean_of_curves_at_its_thresholds(pysaliency):
     """pysaliency has no AUC-Borji: the benchmark's definition, written out; with fine steps it is pysaliency's ROC."""
     for seed in range(10):
-        p, q = random_pair(seed)
-        points = metrics.sample(q, 15, seed)
+        p, q = (np.floor(50 * part) for part in random_pair(seed))  # so that 1/500 parts any two values
+        points = metrics.sample(q + 1, 15, seed)
         scaled = (p - p.min()) / np.ptp(p)
         looked = np.zeros(p.shape, bool)
         looked[points[:, 1], points[:, 0]] = True
@@ -103,7 +103,7 @@ def test_borji_is_the_mean_of_curves_at_its_thresholds(pysaliency):
             coarse.append(-np.trapz([*hits, 0], [*alarms, 0]))
             fine.append(pysaliency.roc.general_roc_numba(positives, negatives)[0])
         assert metrics.auc_borji(p, points) == pytest.approx(np.mean(coarse), abs=TOLERANCE)
-        assert metrics.auc_borji(p, points, step=1e-4) == pytest.approx(np.mean(fine), abs=0.005)
+        assert metrics.auc_borji(p, points, step=1 / 500) == pytest.approx(np.mean(fine), abs=TOLERANCE)
 
 
 FLAT, RAMP = np.full((4, 6), 0.3), np.arange(24.0).reshape(4, 6)
