@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,13 @@ SHOW_ALL = """() => {
   app.canvas.ds.fitToBounds([left, top, right - left, bottom - top], { zoom: 0.9 })
   app.canvas.setDirty(true, true)
 }"""
+# Puts the milliseconds of each task of the page that took 50 or more into `long`.
+WATCH_LONG_TASKS = """() => {
+  long = []
+  window.longTasks?.disconnect()
+  window.longTasks = new PerformanceObserver(list => long.push(...list.getEntries().map(entry => entry.duration)))
+  window.longTasks.observe({ type: "longtask" })
+}"""
 READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types?.KSampler"
 
 
@@ -32,10 +40,11 @@ def open_front_end(browser, server, *, vue: bool = False, persist: bool = False)
         "Comfy.Workflow.Persist": persist,
         "Comfy.VueNodes.Enabled": vue,
         "Comfy.ColorPalette": "dark",
+        "Comfy.Minimap.Visible": False,  # it would lie over what is drawn on
     }
     server.client.request("/settings", settings)
     page = browser.new_page(viewport=SIZE)
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(60_000)
     # Nothing but the host is reached: the front end would otherwise wait for services of the outside world.
     page.route("**/*", lambda route: route.continue_() if server.url in route.request.url else route.abort())
     page.problems = []
@@ -128,4 +137,33 @@ def canvas_graph(*canvases: dict[str, Any], extra: Sequence[dict] = (), links: S
     nodes += extra
     last = max(node["id"] for node in nodes)
     graph = {"last_node_id": last, "last_link_id": len(links), "nodes": nodes, "links": list(links), "groups": []}
-    return graph | {"id": "5f6b0d8e-6c0b-4f6e-9d5c-2b7a4c1e0aff", "config": {}, "extra": {}, "version": 0.4}
+    return graph | {"id": str(uuid.uuid4()), "config": {}, "extra": {}, "version": 0.4}
+
+
+BARE = """<!doctype html><meta charset="utf-8"><title>canvas</title>
+<body style="margin:8px;background:#222"><div id="place" style="width:WIDEpx;height:HIGHpx"></div>
+<script type="module">
+import { createHighlightCanvas } from "/limelight/highlight_canvas.js";
+import { createSaliencyCanvas } from "/limelight/saliency_canvas.js";
+Object.assign(window, { size: [512, 512], prompt: "", edits: [] });
+window.canvas = createKINDCanvas({ size: () => size, prompt: () => prompt, onEdit: (text) => edits.push(text) });
+document.getElementById("place").append(canvas.element);
+</script>"""
+
+
+def open_bare(browser, web_url: str, kind: str = "highlight", width: int = 640, height: int = 560, **options):
+    """A page with one canvas ("highlight" or "saliency") of that many CSS pixels and no host. -> page
+
+    In the page: `canvas` (what createHighlightCanvas gave), `size` (of the image, may be changed), `prompt`, `edits`.
+    `page.problems` collects errors. options: of the browser context.
+    """
+    page = browser.new_context(**{"viewport": {"width": 700, "height": 600}, **options}).new_page()
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and page.problems.append(message.text))
+    body = BARE.replace("KIND", kind.capitalize()).replace("WIDE", str(width)).replace("HIGH", str(height))
+    page.route("**/bare.html", lambda route: route.fulfill(body=body, content_type="text/html"))
+    page.route("**/favicon.ico", lambda route: route.fulfill(body=""))
+    page.goto(f"{web_url}/bare.html")
+    page.wait_for_function("window.canvas && document.querySelector('.ll-live').width > 1")
+    return page

@@ -7,9 +7,11 @@ import { asOneStep, backgroundOf, passThrough, promptOf, sizeOf } from "./limeli
 
 const KIND = "LIMELIGHT_HIGHLIGHTS"; // the widgetType in nodes/highlight_canvas.py
 const SMALLEST = [500, 420]; // of the widget; the user may make the node larger
+const WAIT = 10_000; // milliseconds until a removed node's canvas is given up
 
-// Which tool, brush and highlight a node's canvas had: host undo makes every node anew, and the hand goes on drawing.
-const views = new Map();
+// The host's undo makes every node anew, with the ids they had. The new node then takes over the old one's canvas: the
+// hand goes on with its tool and brush, and Nodes 2.0 of older front ends goes on showing the old node's element.
+const retired = new Map();
 
 /** Runs `more` after whatever the node already does there. */
 function after(node, name, more) {
@@ -21,34 +23,51 @@ function after(node, name, more) {
   };
 }
 
-function createWidget(node, name) {
-  let last = null; // the background of the last run
-  const canvas = createHighlightCanvas({
-    size: () => sizeOf(node),
-    prompt: () => promptOf(node),
-    onEdit: () => asOneStep(app, () => widget.callback?.(widget.value)),
+/** A canvas and the node that it belongs to now: { canvas, node, widget, background: of the last run }. */
+function createOwned(node) {
+  const owned = { node, widget: null, background: null };
+  owned.canvas = createHighlightCanvas({
+    size: () => sizeOf(owned.node),
+    prompt: () => promptOf(owned.node),
+    onEdit: () => asOneStep(app, () => owned.widget?.callback?.(owned.widget.value)),
   });
-  const { editor, element, stage } = canvas;
+  const { element, stage } = owned.canvas;
+  owned.refresh = () => {
+    stage.setBackground(backgroundOf(owned.node, api, owned.background));
+    owned.canvas.refresh();
+  };
+  element.addEventListener("pointerenter", owned.refresh);
   passThrough(app, element);
-  const widget = node.addDOMWidget(name, KIND, element, {
-    getValue: () => editor.text,
-    setValue: (text) => editor.load(text),
+  return owned;
+}
+
+function createWidget(node, name) {
+  let owned = createOwned(node);
+  let place = null; // the node's graph and id, while it has them
+  const widget = node.addDOMWidget(name, KIND, owned.canvas.element, {
+    getValue: () => owned.canvas.editor.text,
+    setValue: (text) => owned.canvas.editor.load(text),
     getMinHeight: () => SMALLEST[1],
     hideOnZoom: false,
     socketless: true,
   });
+  owned.widget = widget;
 
-  const key = () => `${node.graph?.id}:${node.id}`;
-  const refresh = () => {
-    stage.setBackground(backgroundOf(node, api, last));
-    canvas.refresh();
-  };
-  const soon = () => setTimeout(refresh); // the change that is being told of is not in the graph yet
-  after(node, "onConfigure", () => {
-    const known = views.get(key());
-    if (known) editor.set({ ...known, selection: null });
+  const soon = () => setTimeout(owned.refresh); // the change that is being told of is not in the graph yet
+  const settle = () => {
+    if (node.graph) place = `${node.graph.id}:${node.id}`;
     soon();
-  });
+  };
+  const takeOver = () => {
+    const old = retired.get(place);
+    if (!old) return;
+    retired.delete(place);
+    const { text } = owned.canvas.editor;
+    owned.canvas.end();
+    owned = Object.assign(old, { node, widget });
+    widget.element = owned.canvas.element;
+    owned.canvas.editor.load(text);
+  };
   const watched = new WeakSet();
   after(node, "onAdded", () => {
     for (const field of node.widgets ?? []) {
@@ -56,18 +75,26 @@ function createWidget(node, name) {
       watched.add(field);
       after(field, "callback", soon);
     }
-    soon();
+    settle();
+  });
+  after(node, "onConfigure", () => {
+    settle();
+    takeOver();
   });
   after(node, "onConnectionsChange", soon);
   after(node, "onExecuted", (output) => {
-    last = output?.limelight_background?.[0] ?? null;
+    owned.background = output?.limelight_background?.[0] ?? null;
     soon();
   });
   after(node, "onRemoved", () => {
-    views.set(key(), { ...editor.view });
-    canvas.end();
+    const left = owned, at = place;
+    retired.set(at, left);
+    setTimeout(() => {
+      if (retired.get(at) !== left) return; // another node has it now
+      retired.delete(at);
+      left.canvas.end();
+    }, WAIT);
   });
-  element.addEventListener("pointerenter", refresh);
   return { widget, minWidth: SMALLEST[0], minHeight: SMALLEST[1] };
 }
 

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from browser_pages import Hand, open_bare
+from browser_pages import WATCH_LONG_TASKS, Hand, open_bare
 
 from limelight.guidance import document, raster
 from limelight.guidance.errors import LimelightError
@@ -260,10 +260,7 @@ def test_ten_thousand_points_do_not_freeze_the_page(bare_page, record_property):
     angle = np.linspace(0, 60, 10_000)
     points = np.stack([0.5 + angle / 130 * np.cos(angle), 0.5 + angle / 130 * np.sin(angle)], 1).round(4).tolist()
     text = text_of({"phrase": "spiral", "instances": [{"shapes": [STROKE | {"points": points, "width": 0.01}]}]})
-    page.evaluate(
-        "() => { long = []; new PerformanceObserver(list => long.push(...list.getEntries().map(e => e.duration)))"
-        ".observe({ type: 'longtask' }) }"
-    )
+    page.evaluate(WATCH_LONG_TASKS)
     page.evaluate("text => { setTimeout(() => canvas.editor.load(text)) }", text)
     page.wait_for_function("canvas.editor.value.highlights.length === 1")
     hand = Hand(page)

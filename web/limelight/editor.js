@@ -27,6 +27,7 @@ export class Editor {
     text = typeof text === "string" ? text : JSON.stringify(text ?? "");
     if (text === this.text) return;
     this.gesture = null;
+    if (this.jump(text)) return;
     this.past = [];
     this.future = [];
     try {
@@ -37,6 +38,23 @@ export class Editor {
       this.problem = { text, message: error.message };
     }
     this.notify("value");
+  }
+
+  /** Where the text is a state of our own history (the host undid our edit), goes there and keeps the history. */
+  jump(text) {
+    const here = (value) => this.kind.serialize(value) === text;
+    const steps = [[this.past, this.future], [this.future, this.past]];
+    for (const [from, to] of this.problem ? [] : steps) {
+      const at = from.findLastIndex(here);
+      if (at < 0) continue;
+      while (from.length > at) {
+        to.push(this.value);
+        this.value = from.pop();
+      }
+      this.notify("value");
+      return true;
+    }
+    return false;
   }
 
   /** Gives up a text that cannot be read. */
