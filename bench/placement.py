@@ -1,22 +1,31 @@
 """Do highlighted objects go where their strokes are? Two-object prompts, one stroke an object.
 
-    python dev.py bench placement [--count N] [--seed S] [--out FILE] [--rows NAME ...] [--images FOLDER]
+    python dev.py bench placement [--count N] [--seed S] [--out FILE] [--rows NAME ...] [--images FOLDER] [--jobs N]
+                               [--scores FILE]
 
 hit: share of objects with the right colour and shape whose centroid is within 0.12 of the stroke's and that cover half
-of the stroke. presence: share of objects that are there at all. orientation_error_deg: median over the bars that are
-there, mod pi. overhead: sampling time over that of the unguided run, all rows interleaved. Strokes keep away
-from where the unguided images of both samplers have the same object, so an image that ignores them cannot hit.
+of the stroke; hit_low, hit_high: the lowest and highest over three sets, a third of the prompts and their seeds each.
+presence: share of objects that are there at all. orientation_error_deg: median over the bars that are there, mod pi.
+overhead: processor time of sampling over that of the unguided run, all rows interleaved. Strokes keep away from where
+the unguided images of both samplers have the same object, so an image that ignores them cannot hit.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
+import functools
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from tqdm import tqdm
 
+from ..guidance import bias
 from ..guidance.binding import KEY, bind
 from ..guidance.document import Stroke as DocumentStroke
 from ..guidance.published import METHODS, attach_published
@@ -32,18 +41,18 @@ from .sheets import add_images_option, save_sheet
 NAME = "placement"
 SAMPLERS = ("euler", "dpmpp_2m")
 UNGUIDED = "unguided"
-ROWS = (UNGUIDED, "limelight", *METHODS)
+ROWS = (UNGUIDED, "limelight", "bias", "bias+limelight", *METHODS)
+SETS = 3
 
 
-def models(plain: Any, rows: list[str]) -> dict[str, Any]:
-    """The MODEL of every row."""
-    made = {UNGUIDED: plain}
-    for row in rows:
-        if row == "limelight":
-            made[row] = attach(plain)
-        elif row in METHODS:
-            made[row] = attach_published(plain, row)
-    return made
+def guided(plain: Any, row: str) -> Any:
+    """The MODEL of a row."""
+    if row == UNGUIDED:
+        return plain
+    if row in METHODS:
+        return attach_published(plain, row)
+    model = bias.attach(plain) if row.startswith("bias") else plain
+    return attach(model) if row.endswith("limelight") else model
 
 
 def score(found: list[Found], prompt: Prompt, strokes: list[Stroke]) -> dict[str, list[float]]:
@@ -57,66 +66,117 @@ def score(found: list[Found], prompt: Prompt, strokes: list[Stroke]) -> dict[str
     }
 
 
-def run(world: World, count: int, seed: int, rows: list[str], images: Any = None) -> list[dict]:
+def prompt_scores(
+    world: World, index: int, prompt: Prompt, seed: int, rows: list[str], images: Path | None = None
+) -> dict[str, dict]:
+    """One prompt with every row and sampler. -> {"row sampler": {metric: values}}; plain: unguided seconds."""
+    negative, positive = encode(world.clip, ""), encode(world.clip, prompt.caption)
+    noise = image_seed(seed, index)
+
+    def make(row: str, conditioning: list) -> dict:
+        model, made = guided(world.model, row), {}
+        for sampler in SAMPLERS:
+            latent, seconds = sample(model, conditioning, negative, noise, sampler)
+            made[f"{row} {sampler}"] = decode(world.vae, latent), seconds
+        return made
+
+    made = make(UNGUIDED, positive)
+    plain = {sampler: made[f"{UNGUIDED} {sampler}"][1] for sampler in SAMPLERS}
+    avoided = [object_of(read(image), phrase) for image, _ in made.values() for phrase in prompt.phrases]
+    strokes = strokes_for(seed, index, prompt, [thing for thing in avoided if thing is not None])
+    bound = encode(world.clip, prompt.caption, **{KEY: bind(world.clip, prompt.caption, document(strokes))})
+    for row in rows:
+        made |= make(row, bound) if row != UNGUIDED else {}
+    save_sheet(images, index, prompt.caption, {name: image for name, (image, _) in made.items()}, strokes)
+    return {
+        name: score(read(image), prompt, strokes) | {"seconds": [seconds], "plain": [plain[name.split()[1]]]}
+        for name, (image, seconds) in made.items()
+    }
+
+
+@functools.cache
+def _world() -> World:
+    """The world of this process, on one thread: processes share the cores."""
+    import torch
+
+    torch.set_num_threads(1)
+    return load_world()
+
+
+def _in_worker(*arguments: Any) -> dict:
+    return prompt_scores(_world(), *arguments)
+
+
+def run(
+    count: int, seed: int, rows: list[str], images: Path | None, jobs: int, done: dict[int, dict]
+) -> Iterator[tuple[int, dict]]:
+    """`prompt_scores` of every prompt, in processes, without the rows that are done. -> index, scores, in any order."""
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        work = {}
+        for index, prompt in enumerate(two_object_prompts(seed, count)):
+            missing = [row for row in rows if f"{row} {SAMPLERS[0]}" not in done.get(index, {})]
+            if missing:
+                work[pool.submit(_in_worker, index, prompt, seed, missing, images)] = index
+        for job in tqdm(as_completed(work), desc=NAME, unit="prompt", total=len(work)):
+            yield work[job], job.result()
+
+
+def resumed(path: Path | None) -> dict[int, dict]:
+    """What earlier runs have written to --scores: {index: scores}."""
+    done: dict[int, dict] = {}
+    if path is not None and path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            done[entry["index"]] = done.get(entry["index"], {}) | entry["scores"]
+    return done
+
+
+def summaries(rows: list[str], found: list[dict]) -> list[dict]:
     """The rows of the table: all samplers together, then each by itself."""
-    negative, guided = encode(world.clip, ""), models(world.model, rows)
-    scores: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    prompts = two_object_prompts(seed, count)
-    bar = tqdm(total=count * len(SAMPLERS) * len(guided), desc=NAME, unit="image", smoothing=0.05)
-    for index, prompt in enumerate(prompts):
-        noise = image_seed(seed, index)
-
-        def make(row: str, sampler: str, positive: list, noise: int = noise):
-            latent, seconds = sample(guided[row], positive, negative, noise, sampler)
-            bar.update()
-            return decode(world.vae, latent), seconds
-
-        positive = encode(world.clip, prompt.caption)
-        made = {(UNGUIDED, sampler): make(UNGUIDED, sampler, positive) for sampler in SAMPLERS}
-        avoided = [object_of(read(image), phrase) for image, _ in made.values() for phrase in prompt.phrases]
-        strokes = strokes_for(seed, index, prompt, [thing for thing in avoided if thing is not None])
-        bound = encode(world.clip, prompt.caption, **{KEY: bind(world.clip, prompt.caption, document(strokes))})
-        for row in guided:
-            if row != UNGUIDED:
-                made |= {(row, sampler): make(row, sampler, bound) for sampler in SAMPLERS}
-        for key, (image, seconds) in made.items():
-            for metric, values in score(read(image), prompt, strokes).items():
-                scores[key][metric] += values
-            scores[key]["seconds"].append(seconds)
-        labelled = {f"{row} {sampler}": image for (row, sampler), (image, _) in made.items()}
-        save_sheet(images, index, prompt.caption, labelled, strokes)
-    bar.close()
-    together = [summary(row, row, SAMPLERS, scores) for row in guided]
-    return together + [summary(f"{row} {one}", row, (one,), scores) for one in SAMPLERS for row in guided]
+    named = [UNGUIDED, *(row for row in rows if row != UNGUIDED)]
+    together = [summary(row, row, SAMPLERS, found) for row in named]
+    return together + [summary(f"{row} {one}", row, (one,), found) for one in SAMPLERS for row in named]
 
 
-def summary(title: str, row: str, samplers: tuple[str, ...], scores: dict) -> dict:
-    """One row over some samplers."""
+def summary(title: str, row: str, samplers: tuple[str, ...], found: list[dict]) -> dict:
+    """One row over some samplers. found: by prompt, what `prompt_scores` gives."""
 
-    def values(metric: str, of: str = row) -> list[float]:
-        return [value for sampler in samplers for value in scores[of, sampler][metric]]
+    def values(metric: str, among: list[dict] = found) -> list[float]:
+        return [value for scores in among for sampler in samplers for value in scores[f"{row} {sampler}"][metric]]
 
-    def mean(metric: str) -> float:
-        return sum(values(metric)) / len(values(metric))
-
+    hits = [_mean(values("hit", part)) for part in (found[k::SETS] for k in range(SETS)) if part]
     errors = values("orientation_error_deg")
     return {
         "row": title,
-        "hit": mean("hit"),
-        "presence": mean("presence"),
+        "hit": _mean(values("hit")),
+        "hit_low": min(hits),
+        "hit_high": max(hits),
+        "presence": _mean(values("presence")),
         "orientation_error_deg": median(errors) if errors else None,
-        "overhead": sum(values("seconds")) / sum(values("seconds", UNGUIDED)),
+        "overhead": sum(values("seconds")) / sum(values("plain")),
     }
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_images_option(parser)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="only these, beside unguided")
+    parser.add_argument("--scores", type=Path, help="JSON lines: what is there is not run again, what is run is added")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)")
 
 
 def main() -> None:
     options = table.arguments(NAME, __doc__.splitlines()[0], count=100, add=add_options)
-    rows = run(load_world(), options.count, options.seed, options.rows, options.images)
+    done = resumed(options.scores)
+    for index, scores in run(options.count, options.seed, options.rows, options.images, options.jobs, done):
+        done[index] = done.get(index, {}) | scores
+        if options.scores is not None:
+            with options.scores.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"index": index, "scores": scores}) + "\n")
+    rows = summaries(options.rows, [done[index] for index in range(options.count)])
     command = table.command(NAME, options.count, options.seed)
     table.write(NAME, rows, command, options.out, samplers=list(SAMPLERS), steps=STEPS, scale=SCALE)
 

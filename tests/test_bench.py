@@ -38,13 +38,15 @@ def two_steps(monkeypatch):
 
 
 def test_placement_has_every_row_and_metric(world, two_steps, tmp_path) -> None:
-    rows = placement.run(world, count=1, seed=0, rows=list(placement.ROWS), images=tmp_path / "sheets")
+    prompt = two_object_prompts(0, 1)[0]
+    found = [placement.prompt_scores(world, 0, prompt, 0, list(placement.ROWS), tmp_path / "sheets")]
+    rows = placement.summaries(list(placement.ROWS), found)
     by_name = {row["row"]: row for row in rows}
-    assert list(by_name)[: 2 + len(METHODS)] == ["unguided", "limelight", *METHODS]
+    assert list(by_name)[:4] == ["unguided", "limelight", "bias", "bias+limelight"]
     assert {f"{row} {sampler}" for row in placement.ROWS for sampler in placement.SAMPLERS} < by_name.keys()
     for row in rows:
         assert {"hit", "presence", "orientation_error_deg", "overhead"} < row.keys()
-        assert 0 <= row["hit"] <= row["presence"] <= 1
+        assert 0 <= row["hit_low"] <= row["hit"] <= row["hit_high"] <= 1 and row["hit"] <= row["presence"] <= 1
         assert row["overhead"] == 1 if row["row"].startswith("unguided") else row["overhead"] > 0
     assert (tmp_path / "sheets" / "0000.png").is_file()
 
@@ -75,7 +77,7 @@ def test_the_same_latent_as_the_ksampler_node(world, two_steps) -> None:
     assert image.shape == (128, 128, 3) and image.dtype == np.uint8
 
 
-def test_published_methods_move_the_latent(world, two_steps) -> None:
+def test_presets_move_the_latent(world, two_steps) -> None:
     from limelight.bench import sampling
     from limelight.bench.prompts import document, strokes_for
     from limelight.guidance.binding import KEY, bind
@@ -84,10 +86,9 @@ def test_published_methods_move_the_latent(world, two_steps) -> None:
     highlights = bind(world.clip, prompt.caption, document(strokes_for(0, 0, prompt)))
     positive = sampling.encode(world.clip, prompt.caption, **{KEY: highlights})
     negative = sampling.encode(world.clip, "")
-    guided = placement.models(world.model, list(METHODS))
-    plain, *moved = (sampling.sample(model, positive, negative, 1)[0] for model in guided.values())
-    assert len(moved) == len(METHODS)
-    for latent in moved:
+    plain = sampling.sample(world.model, positive, negative, 1)[0]
+    for row in METHODS:
+        latent = sampling.sample(placement.guided(world.model, row), positive, negative, 1)[0]
         assert latent.isfinite().all() and not latent.equal(plain)
 
 
@@ -111,13 +112,15 @@ def test_scores_of_perfect_and_empty_images() -> None:
 
 
 def test_summary_pools_samplers() -> None:
-    each = {"hit": [1, 0], "presence": [1.0], "orientation_error_deg": [], "seconds": [1.0]}
+    each = {"hit": [1, 0], "presence": [1.0], "orientation_error_deg": [], "seconds": [1.0], "plain": [1.0]}
     other = {"hit": [1, 1], "presence": [0.5], "orientation_error_deg": [4.0, 10.0, 40.0], "seconds": [3.0]}
-    scores = {("limelight", "euler"): each, ("limelight", "dpmpp_2m"): other}
-    scores |= {("unguided", sampler): {**each, "seconds": [1.0]} for sampler in placement.SAMPLERS}
-    assert placement.summary("limelight", "limelight", placement.SAMPLERS, scores) == {
+    scores = {"limelight euler": each, "limelight dpmpp_2m": {**other, "plain": [1.0]}}
+    missed = {key: {**values, "hit": [0, 0]} for key, values in scores.items()}
+    assert placement.summary("limelight", "limelight", placement.SAMPLERS, [scores, missed]) == {
         "row": "limelight",
-        "hit": 0.75,
+        "hit": 0.375,
+        "hit_low": 0.0,
+        "hit_high": 0.75,
         "presence": 0.75,
         "orientation_error_deg": 10.0,
         "overhead": 2.0,
@@ -128,3 +131,11 @@ def test_no_folder_no_sheet(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_sheet(None, 0, "", {"unguided": np.zeros((128, 128, 3), np.uint8)})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_resume(tmp_path) -> None:
+    path = tmp_path / "scores.jsonl"
+    assert placement.resumed(path) == placement.resumed(None) == {}
+    lines = [{"index": 3, "scores": {"limelight euler": 1}}, {"index": 3, "scores": {"boxdiff euler": 2}}]
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    assert placement.resumed(path) == {3: {"limelight euler": 1, "boxdiff euler": 2}}
