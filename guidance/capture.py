@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from .seen import Seen
 
-MAX_SELF_CELLS = 576  # self-attention is captured up to 24x24: (576 x 576) floats a head
+MAX_SELF_CELLS = 1024  # self-attention is captured up to 32x32, as in SDXL's deep layers: (1024 x 1024) floats a block
 MAX_AFFINITY_CELLS = 9216  # without gradient, head by head, up to 96x96
 GROUNDING_SLOTS = 30  # of GLIGEN
 
@@ -69,7 +70,9 @@ class Capture:
 
         def patch(q, k, v, extra):
             if self.self_attention and q.shape[1] == k.shape[1] <= MAX_SELF_CELLS:
-                self.seen.self_.setdefault(key, _on_grid(probabilities(q, k, extra["n_heads"]), extra))
+                # computed again for the gradient: each head's own would take twenty times the memory
+                maps = checkpoint(probabilities, q, k, extra["n_heads"], use_reentrant=False, preserve_rng_state=False)
+                self.seen.self_.setdefault(key, _on_grid(maps, extra))
             if self.affinity and q.shape[1] == k.shape[1] <= MAX_AFFINITY_CELLS:
                 self._add_affinity(key, q.detach(), k.detach(), extra)
             if stop:

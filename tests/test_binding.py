@@ -98,8 +98,8 @@ def first_changed(clip, text, word_id, tower="clip_l"):
         ("un café crème", "CAFÉ", 1, (2,)),
     ],
 )
-def test_columns(clip_l, clip_sdxl, text, phrase, occurrence, columns):
-    for clip in (clip_l, clip_sdxl):
+def test_columns(clip_l, clip_sd2, clip_sdxl, text, phrase, occurrence, columns):
+    for clip in (clip_l, clip_sd2, clip_sdxl):
         if columns:
             assert find_phrase(clip, text, phrase, occurrence) == columns
         else:
@@ -108,18 +108,18 @@ def test_columns(clip_l, clip_sdxl, text, phrase, occurrence, columns):
 
 
 @pytest.mark.parametrize(("phrase", "word"), [("pink cat", "pink"), ("red cat", "red"), ("violin", "violin")])
-def test_columns_are_those_of_the_context(clip_l, clip_sdxl, decode, phrase, word):
+def test_columns_are_those_of_the_context(clip_l, clip_sd2, clip_sdxl, decode, phrase, word):
     text = f"{LONG}, (a violin:1.3) and {LONG}"
     (word_id,) = clip_l.tokenizer.clip_l.tokenizer(word)["input_ids"][1:-1]
-    for clip, towers in ((clip_l, ["clip_l"]), (clip_sdxl, ["clip_l", "clip_g"])):
+    for clip, towers in ((clip_l, ["l"]), (clip_sd2, ["h"]), (clip_sdxl, ["l", "g"])):
         columns = find_phrase(clip, text, phrase)
-        assert decode(clip, text, columns) == phrase
+        assert [decode(clip, text, columns, tower) for tower in towers] == [phrase] * len(towers)
         only_once = text.replace(word, "moon").replace("moon", word, 1)
         assert find_phrase(clip, only_once, word) == columns[:1]
         for tower in towers:
-            assert first_changed(clip, only_once, word_id, tower) == columns[0]
+            assert first_changed(clip, only_once, word_id, f"clip_{tower}") == columns[0]
         found = [find_phrase(clip, text, phrase, n + 1) for n in range(text.count(phrase))]
-        assert [decode(clip, text, columns) for columns in found] == [phrase] * len(found)
+        assert [decode(clip, text, columns, towers[0]) for columns in found] == [phrase] * len(found)
         assert sorted(set(found)) == found
 
 
