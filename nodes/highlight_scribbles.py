@@ -62,7 +62,8 @@ class LimelightHighlightFromScribbles(io.ComfyNode):
                     "template",
                     default=scribbles.TEMPLATE,
                     dynamic_prompts=False,
-                    tooltip="The prompt, with {objects} where 'a dog, a cat and people' goes.",
+                    tooltip="The prompt. The word objects in braces, as in the default, is where 'a dog, a cat and people' "
+                    "goes.",
                 ),
                 io.Int.Input(
                     "width",
