@@ -14,6 +14,10 @@ class WorkflowError(RuntimeError):
     """The host refused a workflow, or one of its nodes failed; the message has the host's own words."""
 
 
+class WorkflowRefused(WorkflowError):
+    """The host did not accept the workflow: it would not accept it with other values of its inputs either."""
+
+
 class HostClient:
     """Talks to a running host at `url`, for example http://127.0.0.1:8188."""
 
@@ -42,7 +46,7 @@ class HostClient:
         try:
             return self.json("/prompt", {"prompt": graph})["prompt_id"]
         except urllib.error.HTTPError as error:
-            raise WorkflowError(f"the host refused the workflow: {error.read().decode(errors='replace')}") from None
+            raise WorkflowRefused(f"the host refused the workflow: {error.read().decode(errors='replace')}") from None
 
     def run_workflow(self, graph: dict[str, Any], timeout: float = 600) -> dict[str, Any]:
         """Queue the graph and wait for its end; -> its history entry ({"outputs", "status", ...}).
@@ -56,7 +60,7 @@ class HostClient:
             if entry and entry["status"]["completed"]:
                 return entry
             if entry:
-                raise WorkflowError(_failure(entry["status"]))
+                raise WorkflowError(failure(entry["status"]))
             time.sleep(0.1)
         self.request("/interrupt", {})
         raise WorkflowError(f"the workflow was not done after {timeout:.0f} s and was interrupted")
@@ -70,7 +74,8 @@ class HostClient:
         return [self.file(item) for output in entry["outputs"].values() for item in output.get("images", [])]
 
 
-def _failure(status: dict[str, Any]) -> str:
+def failure(status: dict[str, Any]) -> str:
+    """-> what went wrong, in the host's words, from the status of a run that did not succeed."""
     for event, data in status["messages"]:
         if event == "execution_error":
             trace = "".join(data.get("traceback", []))
