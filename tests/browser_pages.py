@@ -29,6 +29,17 @@ WATCH_LONG_TASKS = """() => {
   window.longTasks = new PerformanceObserver(list => long.push(...list.getEntries().map(entry => entry.duration)))
   window.longTasks.observe({ type: "longtask" })
 }"""
+# Draws with events that have a pointer's type and pressure, as a tablet's have; the browser sends no mouse events.
+PEN = """([points, type]) => {
+  const target = document.querySelector(".ll-live"), rect = target.getBoundingClientRect()
+  points.forEach(([x, y, pressure], i) => {
+    const options = { pointerId: 7, pointerType: type, pressure, bubbles: true, clientX: rect.left + x * rect.width }
+    Object.assign(options, { clientY: rect.top + y * rect.height, button: i ? -1 : 0, buttons: 1, isPrimary: true })
+    target.dispatchEvent(new PointerEvent(i ? "pointermove" : "pointerdown", options))
+  })
+  const last = { pointerId: 7, pointerType: type, bubbles: true, button: 0 }
+  target.dispatchEvent(new PointerEvent("pointerup", last))
+}"""
 READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types?.KSampler"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from browser_pages import FLAGS, open_bare
 
+from limelight.tools.console import StepFailed
 from limelight.tools.environment import prepare_front_end
 from limelight.tools.in_process import ROOT, host_path
 from limelight.tools.server import HostServer
@@ -32,9 +33,13 @@ def chromium(skip_or_fail):
 
 
 @pytest.fixture(scope="session")
-def newer_server():
+def newer_server(skip_or_fail):
     """As `server`, with the front end that current ComfyUI comes with."""
-    flags = ["--front-end-root", str(prepare_front_end())]
+    try:
+        front_end = prepare_front_end()
+    except StepFailed as failed:
+        skip_or_fail(f"the newer front end cannot be had: {failed}")
+    flags = ["--front-end-root", str(front_end)]
     base = ROOT / ".cache" / "test-base-newer"
     with HostServer(Path(sys.executable), host_path(), base=base, flags=flags) as running:
         yield running

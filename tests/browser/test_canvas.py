@@ -8,8 +8,10 @@ import json
 import numpy as np
 import pytest
 from browser_pages import (
+    PEN,
     READY,
     SHOW_ALL,
+    WATCH_LONG_TASKS,
     Hand,
     canvas_graph,
     drawing,
@@ -113,6 +115,16 @@ def test_undo_of_the_host_lands_between_strokes(page):
     assert widths == [0.072] * 4
     hand.key("z")
     assert len(shapes(drawing(prompt_of(page)))) == 3
+
+
+def test_a_pen_stroke_is_a_step_of_the_host(page):
+    open_graph(page, canvas_graph())
+    for y in (0.2, 0.4, 0.6):
+        page.evaluate(PEN, [[[0.1, y, 0.5], [0.5, y, 0.5], [0.9, y, 0.5]], "pen"])
+    for count in (2, 1, 0):
+        Hand(page).paper.focus()
+        page.keyboard.press("Control+z")
+        wait_for_shapes(page, count)
 
 
 def test_save_and_load(page):

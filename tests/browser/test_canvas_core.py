@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from browser_pages import Hand, screenshot
+from browser_pages import PEN, Hand, screenshot
 
 from limelight.guidance import document
 
@@ -221,6 +221,31 @@ def test_undo_and_redo_in_the_widget(bare_page):
     assert page.get_by_role("button", name="Redo in this canvas").is_disabled()
 
 
+def test_what_the_host_undoes_can_be_redone_here(bare_page):
+    page = bare_page()
+    hand = load(page)
+    texts = []
+    for i in range(3):
+        hand.draw((0.1, 0.2 + 0.2 * i), (0.8, 0.2 + 0.2 * i))
+        texts.append(page.evaluate("canvas.editor.text"))
+    page.evaluate("text => canvas.editor.load(text)", texts[0])
+    assert page.evaluate("edits.length") == 3  # a text from outside is no edit
+    hand.key("y", "y")
+    assert page.evaluate("canvas.editor.text") == texts[2]
+    page.evaluate("text => canvas.editor.load(text)", texts[0].replace("0.06", "0.07"))
+    hand.key("z", "y")
+    assert objects(page)[0][0]["width"] == 0.07  # another drawing has no history here
+
+
+def test_a_name_being_typed_is_run_with(bare_page):
+    page = bare_page()
+    load(page, highlight("red", [box(0.2, 0.2, 0.4, 0.4)]))
+    page.evaluate("() => addEventListener('keydown', e => { if (e.key === 'Enter') seen = canvas.editor.text })")
+    page.locator(".ll-phrase").press_sequentially(" circle")
+    page.keyboard.press("Control+Enter")
+    assert json.loads(page.evaluate("seen"))["highlights"][0]["phrase"] != "red"
+
+
 NAME = "(e => e.getAttribute('aria-label') || e.textContent.trim())"
 
 
@@ -263,18 +288,6 @@ def test_keys_of_the_host_pass_and_dangerous_ones_do_not(bare_page):
     hand = load(page, highlight("a", [box(0.2, 0.2, 0.4, 0.4)]))
     hand.key("Delete", "Backspace", "b", "Control+Enter", "q")
     assert page.evaluate("passed") == ["Control", "Enter", "q"]  # Delete would have deleted the whole node
-
-
-PEN = """([points, type]) => {
-  const target = document.querySelector(".ll-live"), rect = target.getBoundingClientRect()
-  points.forEach(([x, y, pressure], i) => {
-    const options = { pointerId: 7, pointerType: type, pressure, bubbles: true, clientX: rect.left + x * rect.width }
-    Object.assign(options, { clientY: rect.top + y * rect.height, button: i ? -1 : 0, buttons: 1, isPrimary: true })
-    target.dispatchEvent(new PointerEvent(i ? "pointermove" : "pointerdown", options))
-  })
-  const last = { pointerId: 7, pointerType: type, bubbles: true, button: 0 }
-  target.dispatchEvent(new PointerEvent("pointerup", last))
-}"""
 
 
 def test_pen_pressure_scales_the_width(bare_page):

@@ -115,7 +115,8 @@ def test_documents_that_python_reads_are_read_alike(bare_page, random_documents)
         text_of(GOOD, GOOD | {"occurrence": 2}),
     ]:
         page.evaluate("text => canvas.editor.load(text)", text)
-        written = page.evaluate("canvas.editor.text")
+        assert page.evaluate("canvas.editor.text") == text  # as it came, until it is edited
+        written = page.evaluate("canvas.editor.kind.serialize(canvas.editor.value)")
         assert document.parse_text(written) == document.parse_text(text)
         assert page.evaluate("canvas.editor.problem") is None
 

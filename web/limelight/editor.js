@@ -10,6 +10,7 @@ export class Editor {
     this.view = view;
     this.value = kind.empty();
     this.problem = null; // { text, message } while the loaded text cannot be read; the text is then kept as it is
+    this.texts = new WeakMap(); // of values that were loaded: a text in another layout stays as it is until it is edited
     this.gesture = null; // what the pointer is in the middle of; its draft is not part of the value
     this.past = [];
     this.future = [];
@@ -19,7 +20,11 @@ export class Editor {
 
   /** The drawing as text, without what the pointer is in the middle of. */
   get text() {
-    return this.problem ? this.problem.text : this.kind.serialize(this.value);
+    return this.problem ? this.problem.text : this.textOf(this.value);
+  }
+
+  textOf(value) {
+    return this.texts.get(value) ?? this.kind.serialize(value);
   }
 
   /** Takes a text from outside (load, host undo, paste). Our own text, handed back, changes nothing. */
@@ -33,6 +38,7 @@ export class Editor {
     try {
       this.value = this.kind.parse(text);
       this.problem = null;
+      this.texts.set(this.value, text);
     } catch (error) {
       this.value = this.kind.empty();
       this.problem = { text, message: error.message };
@@ -42,7 +48,7 @@ export class Editor {
 
   /** Where the text is a state of our own history (the host undid our edit), goes there and keeps the history. */
   jump(text) {
-    const here = (value) => this.kind.serialize(value) === text;
+    const here = (value) => this.textOf(value) === text;
     const steps = [[this.past, this.future], [this.future, this.past]];
     for (const [from, to] of this.problem ? [] : steps) {
       const at = from.findLastIndex(here);

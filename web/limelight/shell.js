@@ -19,7 +19,7 @@ export function createShell(editor, { name, stage, bars, panel, shortcuts }) {
   }, "?");
   bars[0].append(help);
   const work = el("div", { class: "ll-work" }, stage.element, ...(panel ? [panel] : []), problem);
-  const root = el("div", { class: "limelight-canvas widget-expands", role: "group", "aria-label": name },
+  const root = el("div", { class: "limelight-canvas widget-expands", role: "group", "aria-label": name, title: "" },
     ...bars, work, status, sheet);
 
   function show(open) {
@@ -39,6 +39,7 @@ export function createShell(editor, { name, stage, bars, panel, shortcuts }) {
   }
 
   root.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.target.blur(); // run with what is being typed
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return; // the host's
     const handled = event.target.matches(TYPED) ? typed(event) : pressed(event);
     if (!handled) return;
