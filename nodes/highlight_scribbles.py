@@ -25,8 +25,8 @@ class LimelightHighlightFromScribbles(io.ComfyNode):
             node_id="LimelightHighlightFromScribbles",
             display_name="Highlight from Scribbles",
             category="limelight/highlight",
-            description="Reads drawn scribbles, from a PASCAL-Scribble (ScribbleSup) XML file or from an image with one "
-            "colour for each phrase, and writes the prompt that names them.",
+            description="Reads drawn scribbles, from a PASCAL-Scribble (ScribbleSup) XML file or from an image with "
+            "one colour for each phrase, and writes the prompt that names them.",
             inputs=[
                 io.String.Input(
                     "xml",
@@ -62,8 +62,8 @@ class LimelightHighlightFromScribbles(io.ComfyNode):
                     "template",
                     default=scribbles.TEMPLATE,
                     dynamic_prompts=False,
-                    tooltip="The prompt. The word objects in braces, as in the default, is where 'a dog, a cat and people' "
-                    "goes.",
+                    tooltip="The prompt. The word objects in braces, as in the default, is where 'a dog, a cat and "
+                    "people' goes.",
                 ),
                 io.Int.Input(
                     "width",
