@@ -27,6 +27,13 @@ def whole(value: Any, path: str, low: int, high: int, remedy: str = "") -> int:
     return value
 
 
+def flag(value: Any, path: str) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise LimelightError(f"{path}: found {show(value)}; expected true or false.")
+    return value
+
+
 def listed(value: Any, path: str, least: int, most: int, of: str) -> Sequence:
     """A list or tuple of ``least`` to ``most`` items."""
     if not isinstance(value, (list, tuple)) or not least <= len(value) <= most:

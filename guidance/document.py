@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import geometry, maskpng
-from .checks import listed, mapping, number, show, whole
+from .checks import flag, listed, mapping, number, show, whole
 from .errors import LimelightError
 
 VERSION = 1
@@ -216,18 +216,14 @@ def parse_instances(value: Any, path: str = "instances") -> tuple[Instance, ...]
         raise LimelightError(f"{path}: found none, so nothing is drawn for the phrase. Draw it, or take it out.")
     instances = []
     for i, item in enumerate(listed(value, path, 1, MAX_INSTANCES, "instances")):
-        mapping(item, f"{path}[{i}]", ("shapes",))
         where = f"{path}[{i}].shapes"
-        shapes = listed(item.get("shapes"), where, 1, MAX_SHAPES, "shapes")
+        shapes = listed(mapping(item, f"{path}[{i}]", ("shapes",)).get("shapes"), where, 1, MAX_SHAPES, "shapes")
         instances.append(Instance(tuple(_shape(shape, f"{where}[{k}]") for k, shape in enumerate(shapes))))
     return tuple(instances)
 
 
 def _hidden(value: Any, path: str) -> bool:
-    hidden = mapping(value, path, KEYS).get("hidden", False)
-    if not isinstance(hidden, bool):
-        raise LimelightError(f"{path}.hidden: found {show(hidden)}; expected true or false. Leave it out for false.")
-    return hidden
+    return flag(mapping(value, path, KEYS).get("hidden", False), f"{path}.hidden")
 
 
 def _checked(numbered: Iterable[tuple[int, Highlight]]) -> Document:

@@ -178,3 +178,63 @@ def open_bare(browser, web_url: str, kind: str = "highlight", width: int = 640, 
     page.goto(f"{web_url}/bare.html")
     page.wait_for_function("window.canvas && document.querySelector('.ll-live').width > 1")
     return page
+
+
+def stroke(*points, width=0.1):
+    return {"type": "stroke", "points": [list(point) for point in points], "width": width}
+
+
+def box(*sides):
+    return {"type": "box", "box": list(sides)}
+
+
+def highlight(phrase: str, *objects: list[dict], **more) -> dict:
+    """A highlight in its plain form; `objects`: the shapes of each of its instances."""
+    return {"phrase": phrase, "instances": [{"shapes": shapes} for shapes in objects], **more}
+
+
+def load_bare(page, *highlights: dict) -> Hand:
+    """Puts a drawing into the canvas of a bare page."""
+    page.evaluate("text => canvas.editor.load(text)", json.dumps({"version": 1, "highlights": highlights}))
+    return Hand(page)
+
+
+def bare_value(page) -> list[dict]:
+    """-> the highlights of a bare page's drawing."""
+    return json.loads(page.evaluate("canvas.editor.text"))["highlights"]
+
+
+def bare_objects(page, index: int = 0) -> list[list[dict]]:
+    """-> the shapes of each instance of one highlight of a bare page's drawing."""
+    return [instance["shapes"] for instance in bare_value(page)[index]["instances"]]
+
+
+LINES = [[(0.1, 0.1 + 0.2 * i), (0.9, 0.1 + 0.2 * i)] for i in range(4)]
+NODE = "app.canvas.graph.nodes.find(node => node.type === 'LimelightHighlightCanvas')"
+TEXT = json.dumps(
+    {
+        "version": 1,
+        "highlights": [
+            {"phrase": "red circle", "color": "#e6194b"}
+            | {"instances": [{"shapes": [{"type": "stroke", "points": [[0.2, 0.3], [0.7, 0.3]], "width": 0.08}]}]},
+            {"phrase": "blue bar", "color": "#4363d8"}
+            | {"instances": [{"shapes": [{"type": "box", "box": [0.1, 0.6, 0.5, 0.9]}]}]},
+        ],
+    },
+    separators=(",", ":"),
+)
+
+
+def shapes(document: dict) -> list[str]:
+    return [s["type"] for h in document["highlights"] for i in h["instances"] for s in i["shapes"]]
+
+
+def wait_for_shapes(page, count: int) -> None:
+    """Until the graph's canvas holds so many shapes: undo and loading take a while."""
+    page.wait_for_function(
+        f"count => {{ const node = {NODE}; const text = node?.widgets?.find(w => w.name === 'highlights')?.value;"
+        'return text !== undefined && (text.match(/"type"/g) ?? []).length === count }',
+        arg=count,
+    )
+    page.locator(".limelight-canvas .ll-live").first.wait_for()
+    page.wait_for_timeout(100)

@@ -10,7 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from browser_pages import FLAGS, open_bare
+from browser_pages import FLAGS, open_bare, open_front_end
 
 from limelight.tools.console import StepFailed
 from limelight.tools.environment import prepare_front_end
@@ -74,3 +74,15 @@ def bare_page(chromium, web_url):
     for page in pages:
         page.context.close()
     assert problems == []
+
+
+@pytest.fixture(scope="session", params=["classic-1.32", "vue-1.32", "classic-1.58", "vue-1.58"])
+def front_end_page(request, chromium):
+    """The front end in one renderer and version. -> page with `kind`, `vue`, `server`."""
+    renderer, front_end = request.param.split("-")
+    server = request.getfixturevalue("server" if front_end == "1.32" else "newer_server")
+    tab = open_front_end(chromium, server, vue=renderer == "vue")
+    tab.kind, tab.vue, tab.server = request.param, renderer == "vue", server
+    yield tab
+    assert tab.problems == []
+    tab.close()
