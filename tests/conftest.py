@@ -135,6 +135,24 @@ def make_unet(host):
 
 
 @pytest.fixture(scope="session")
+def sd15(make_unet):
+    """A MODEL with the block structure of Stable Diffusion 1.5, narrow."""
+    return make_unet("SD15")
+
+
+@pytest.fixture(scope="session")
+def sd2(make_unet):
+    """The same of Stable Diffusion 2."""
+    return make_unet("SD20")
+
+
+@pytest.fixture(scope="session")
+def sdxl(make_unet):
+    """The same of SDXL."""
+    return make_unet("SDXL")
+
+
+@pytest.fixture(scope="session")
 def make_sd15(make_unet):
     """-> function (seed=0, **unet_config changes) -> a new ModelPatcher around an SD1.5-kind UNet with random weights.
 

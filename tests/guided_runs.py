@@ -37,6 +37,14 @@ def conditioning(*highlights, tokens: int = 77, seed: int = 5, width: int = 64, 
     return [[context, options]]
 
 
+def conditioning_for(model, *highlights, **options) -> list:
+    """As `conditioning`, of the model's width, with the pooled text that SDXL asks for."""
+    config = model.model.model_config.unet_config
+    if config["adm_in_channels"]:
+        options["pooled_output"] = noise(1, config["adm_in_channels"] - 6 * 256, seed=7)
+    return conditioning(*highlights, width=config["context_dim"], **options)
+
+
 def negative_for(positive: list) -> list:
     """A random CONDITIONING of the same shape, without highlights."""
     _, tokens, width = positive[0][0].shape

@@ -8,18 +8,15 @@ from guided_runs import (
     BAR,
     CIRCLE,
     assert_close,
-    conditioning,
+    conditioning_for,
     look,
     noise,
     prepared,
     reference_look,
     sample,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from limelight.guidance.architectures.names import is_automatic, listing, named
-from limelight.guidance.errors import LimelightError
+from limelight.guidance.architectures.unet import all_blocks, layout_blocks
 
 HIGHLIGHTS = {
     "version": 1,
@@ -56,50 +53,19 @@ REFINER = {
 V_PREDICTION = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.tensor([0.0, 1.0])}
 
 
-@pytest.fixture(scope="module")
-def sd15(make_unet):
-    return make_unet("SD15")
-
-
-@pytest.fixture(scope="module")
-def sd2(make_unet):
-    return make_unet("SD20")
-
-
-@pytest.fixture(scope="module")
-def sdxl(make_unet):
-    return make_unet("SDXL")
-
-
-def blocks(model, *size):
-    from limelight.guidance.architectures.unet import all_blocks
-
-    return all_blocks(model.model.diffusion_model, *size)
-
-
-def layout(model, *size, **layers):
-    from limelight.guidance.architectures.unet import layout_blocks
-
-    return layout_blocks(model.model.diffusion_model, *size, **layers)
-
-
-def positive_for(model, *highlights, **options):
-    """A random conditioning of the model's width, with the pooled text that SDXL asks for."""
-    config = model.model.model_config.unet_config
-    if config["adm_in_channels"]:
-        options["pooled_output"] = noise(1, config["adm_in_channels"] - 6 * 256, seed=7)
-    return conditioning(*highlights, width=config["context_dim"], **options)
+def layout(model, *size):
+    return layout_blocks(model.model.diffusion_model, *size)
 
 
 def test_where_attention_is(sd15, sd2, sdxl):
     for model in (sd15, sd2):
-        found = blocks(model, 64, 64)
+        found = all_blocks(model.model.diffusion_model, 64, 64)
         assert [block.key[:2] for block in found if block.grid == (64, 64)] == [
             *(("input", number) for number in (1, 2)),
             *(("output", number) for number in (9, 10, 11)),
         ]
         assert {block.grid for block in found} == {(64, 64), (32, 32), (16, 16), (8, 8)} and len(found) == 16
-    found = blocks(sdxl, 128, 128)
+    found = all_blocks(sdxl.model.diffusion_model, 128, 128)
     assert len(found) == 70
     assert {block.key[:2] for block in found if block.grid == (64, 64)} == {
         *(("input", number) for number in (4, 5)),
@@ -156,7 +122,7 @@ def test_layout_of_the_relatives_of_sdxl(make_unet, structure, expected):
 def test_gradient_is_that_of_plain_autograd(request, kind, size, layers, maps):
     model = request.getfixturevalue(kind)
     x = noise(2, 4, *size) * 5
-    run = prepared(model, positive_for(model, CIRCLE, BAR), x)
+    run = prepared(model, conditioning_for(model, CIRCLE, BAR), x)
     losses, gradient, count = reference_look(model, run, x, layers)
     assert count == maps
     for checkpoint in (False, True):
@@ -174,7 +140,7 @@ def test_sdxl_at_its_own_size_is_seen_in_32x32(sdxl):
         return maps[..., [2, 5]].flatten(1, 2).mean(1)
 
     x = noise(1, 4, 128, 128) * 5
-    run = prepared(sdxl, positive_for(sdxl, CIRCLE, BAR), x)
+    run = prepared(sdxl, conditioning_for(sdxl, CIRCLE, BAR), x)
     found = look(run, x, loss=keep)
     assert (look(run, x, loss=keep, separation=1.0).losses > found.losses).all()  # self-attention is seen as well
     assert [shape for shape, _ in seen] == [(1, 32, 32, 77)] * 12
@@ -214,116 +180,7 @@ def test_a_prompt_is_guided(request, make_unet, kind, text_encoder, size, weight
 
 def test_loss_falls_in_sdxl(sdxl):
     x = noise(1, 4, 32, 32) * 5
-    run = prepared(sdxl, positive_for(sdxl, CIRCLE, BAR), x)
+    run = prepared(sdxl, conditioning_for(sdxl, CIRCLE, BAR), x)
     before = look(run, x)
     step = before.gradient / before.gradient.square().mean().sqrt()
     assert look(run, x - 0.2 * step).losses.sum() < before.losses.sum()
-
-
-SD15_KEYS = "input 1-2, input 4-5, input 7-8, middle, output 3-11"
-SDXL_KEYS = "input 4-5.0-1, input 7-8.0-9, middle.0-9, output 0-2.0-9, output 3-5.0-1"
-
-
-@pytest.mark.parametrize(
-    ("kind", "text", "keys"),
-    [
-        ("sd15", "input 7, input 8", [("input", 7, 0), ("input", 8, 0)]),
-        (
-            "sd15",
-            " Output 3 ,MIDDLE,input 2 - 4",
-            [("input", 2, 0), ("input", 4, 0), ("middle", 0, 0), ("output", 3, 0)],
-        ),
-        ("sd15", "middle 0.0, middle", [("middle", 0, 0)]),
-        ("sdxl", "output 0.1-2, middle.9", [("middle", 0, 9), ("output", 0, 1), ("output", 0, 2)]),
-        ("sdxl", "input 4-5.1, input 5 . 0", [("input", 4, 1), ("input", 5, 0), ("input", 5, 1)]),
-        ("sdxl", "output 0-5.9", [("output", number, 9) for number in (0, 1, 2)]),
-    ],
-)
-def test_layers_by_name(request, kind, text, keys):
-    model = request.getfixturevalue(kind)
-    assert [block.key for block in layout(model, 64, 64, layers=text)] == keys
-
-
-@pytest.mark.parametrize(("text", "key"), [("input", "input"), ("output", "output"), ("middle", "middle")])
-def test_a_whole_part(sdxl, text, key):
-    found = layout(sdxl, 64, 64, layers=text)
-    assert found == [block for block in blocks(sdxl, 64, 64) if block.key[0] == key]
-
-
-def test_automatic(sdxl):
-    for text in ("auto", "", "  AUTO "):
-        assert layout(sdxl, 64, 64, layers=text) == layout(sdxl, 64, 64)
-
-
-def test_what_there_is(sd15, sdxl):
-    for model, text in ((sd15, SD15_KEYS), (sdxl, SDXL_KEYS)):
-        everything = blocks(model, 64, 64)
-        assert listing(block.key for block in everything) == text
-        assert named(text, everything) == everything
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("input 3", "layers: 'input 3' is not in this model"),  # a layer without attention
-        ("input 1-3", "'input 1-3' is not"),
-        ("input 8-1", "'input 8-1' is not"),
-        ("output 3.1", "'output 3.1' is not"),
-        ("output 3.0-4", "'output 3.0-4' is not"),
-        ("middle 1", "'middle 1' is not"),
-        ("input 7, outptu 3", "found 'outptu 3'; expected names"),
-        ("input 7,", "found ''; expected names"),
-        ("7", "found '7'; expected names"),
-        ("input 7.", "found 'input 7.'; expected names"),
-        (None, "layers: found nothing; expected text"),
-        (3, "layers: found 3; expected text"),
-    ],
-)
-def test_layers_that_are_not_there(sd15, text, words):
-    from limelight.nodes.highlight_guidance import LimelightHighlightGuidance
-
-    for strength in (0.0, 1.0):
-        with pytest.raises(LimelightError) as raised:
-            LimelightHighlightGuidance.execute(sd15, strength, 0.0, 0.4, 2, layers=text)
-        assert words in str(raised.value)
-        assert not isinstance(text, str) or SD15_KEYS in str(raised.value)
-
-
-def test_the_node_looks_where_it_is_told(sdxl):
-    from limelight.nodes.highlight_guidance import LimelightHighlightGuidance
-
-    positive, x = positive_for(sdxl, CIRCLE, BAR), noise(1, 4, 16, 16)
-
-    def run(**layers):
-        guided = LimelightHighlightGuidance.execute(sdxl, 1.0, 0.0, 1.0, 1, **layers).result[0]
-        return sample(guided, positive, x, steps=1)
-
-    chosen = [block.key for block in layout(sdxl, 16, 16)]
-    assert torch.equal(run(), run(layers="auto"))
-    assert torch.equal(run(), run(layers=listing(chosen)))
-    assert not torch.equal(run(), run(layers="input 7"))
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.text(max_size=40)
-    | st.lists(
-        st.builds(
-            "{} {}{}".format,
-            st.sampled_from(["input", "middle", "output", "Input", "out"]),
-            st.sampled_from(["", "0", "7", "3-5", "5-3", "99999999999999999999"]),
-            st.sampled_from(["", ".0", ".1-6", " . 0 - 1", ".-1"]),
-        ),
-        max_size=4,
-    ).map(",".join)
-)
-def test_any_text_gives_blocks_or_our_error(sdxl, text):
-    everything = blocks(sdxl, 64, 64)
-    if is_automatic(text):
-        return
-    try:
-        found = named(text, everything)
-    except LimelightError as error:
-        assert str(error).startswith("layers: ") and SDXL_KEYS in str(error)
-    else:
-        assert found and found == [block for block in everything if block in found]
