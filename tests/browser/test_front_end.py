@@ -20,6 +20,11 @@ def page(server, chromium):
     tab.close()
 
 
+# Pairs of nodes that lie over each other.
+OVERLAPS = """() => app.graph.nodes.flatMap((a, i) => app.graph.nodes.slice(i + 1).filter(b => {
+  const [one, other] = [a.boundingRect, b.boundingRect]
+  return [0, 1].every(k => one[k] < other[k] + other[k + 2] && other[k] < one[k] + one[k + 2])
+}).map(b => [a.title, b.title]))"""
 DIALOG = ".p-dialog:has-text('missing')"
 
 
@@ -43,6 +48,7 @@ def test_workflow_opens(page, server, path):
     screenshot(page, path.stem)
     assert page.locator(DIALOG).count() == 0
     assert broken_nodes(page) == []
+    assert page.evaluate(OVERLAPS) == []
     types = [node["type"] for node in graph["nodes"]]
     assert sorted(page.evaluate("() => app.graph.nodes.map(node => node.type)")) == sorted(types)
     ours = {name for name in types if name.startswith("Limelight")}
