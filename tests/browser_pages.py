@@ -1,4 +1,4 @@
-"""What the browser tests share: the host's front end in headless Chromium, and a hand that draws in a canvas."""
+"""What the browser tests share: graphs in the host's front end, and a hand that draws in a canvas."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from typing import Any
 from limelight.tools.in_process import ROOT
 
 SCREENSHOTS = ROOT / ".cache" / "screenshots"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
-SIZE = {"width": 1600, "height": 900}
 
 # Puts every node of the open graph into view.
 SHOW_ALL = """() => {
@@ -40,29 +37,6 @@ PEN = """([points, type]) => {
   const last = { pointerId: 7, pointerType: type, bubbles: true, button: 0 }
   target.dispatchEvent(new PointerEvent("pointerup", last))
 }"""
-READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types?.KSampler"
-
-
-def open_front_end(browser, server, *, vue: bool = False, persist: bool = False):
-    """The host's front end, loaded. -> page; `page.problems` collects the errors that scripts raise."""
-    settings = {
-        "Comfy.TutorialCompleted": True,
-        "Comfy.InstalledVersion": "1.32.9",
-        "Comfy.Workflow.Persist": persist,
-        "Comfy.VueNodes.Enabled": vue,
-        "Comfy.ColorPalette": "dark",
-        "Comfy.Minimap.Visible": False,  # it would lie over what is drawn on
-    }
-    server.client.request("/settings", settings)
-    page = browser.new_page(viewport=SIZE)
-    page.set_default_timeout(60_000)
-    # Nothing but the host is reached: the front end would otherwise wait for services of the outside world.
-    page.route("**/*", lambda route: route.continue_() if server.url in route.request.url else route.abort())
-    page.problems = []
-    page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.goto(server.url)
-    page.wait_for_function(READY)
-    return page
 
 
 def open_graph(page, graph: dict) -> dict:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import shutil
 import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from browser_pages import FLAGS, open_bare, open_front_end
+from browser_pages import open_bare
 
+from limelight.tools.browser import FLAGS, find_browser, open_front_end
 from limelight.tools.console import StepFailed
 from limelight.tools.environment import prepare_front_end
 from limelight.tools.in_process import ROOT, host_path
@@ -23,11 +23,11 @@ def chromium(skip_or_fail):
     """A headless browser."""
     from playwright.sync_api import sync_playwright
 
-    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    if not any(found):
+    found = find_browser()
+    if not found:
         skip_or_fail("the browser tests need Chromium (Debian: apt-get install chromium)")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=next(filter(None, found)), args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
         yield browser
         browser.close()
 

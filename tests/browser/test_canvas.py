@@ -14,13 +14,14 @@ from browser_pages import (
     Hand,
     canvas_graph,
     drawing,
-    open_front_end,
     open_graph,
     prompt_of,
     screenshot,
     shapes,
     wait_for_shapes,
 )
+
+from limelight.tools.browser import open_front_end
 
 ZIGZAG = [(0.2, 0.3), (0.4, 0.6), (0.6, 0.3), (0.8, 0.6)]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from browser_pages import open_front_end, open_graph, screenshot
+from browser_pages import open_graph, screenshot
 
 from limelight.bench.workflow import load_workflow, to_prompt
+from limelight.tools.browser import open_front_end
 from limelight.tools.in_process import ROOT
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
