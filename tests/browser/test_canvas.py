@@ -8,7 +8,6 @@ from browser_pages import (
     LINES,
     NODE,
     PEN,
-    READY,
     SHOW_ALL,
     TEXT,
     Hand,
@@ -21,7 +20,7 @@ from browser_pages import (
     wait_for_shapes,
 )
 
-from limelight.tools.browser import open_front_end
+from limelight.tools.browser import READY, open_front_end
 
 ZIGZAG = [(0.2, 0.3), (0.4, 0.6), (0.6, 0.3), (0.8, 0.6)]
 
