@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path, PurePath
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from ..guidance.errors import LimelightError
+from . import files
 
 # parts of a diffusers folder that hold weights but no GLIGEN
 OTHER_PARTS = {"vae", "text_encoder", "text_encoder_2", "image_encoder", "safety_checker"}
@@ -49,46 +48,5 @@ def _piece(name: str) -> int:
 
 
 def _load(path: Path) -> Any:
-    import comfy.utils
-
-    try:
-        with _foreign_classes_as_nothing(path):
-            return comfy.utils.load_torch_file(str(path), safe_load=True)
-    except (UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise LimelightError(
-            f"gligen_name: {path.name} cannot be read as weights ({str(error).splitlines()[0][:200]}). Download it "
-            "again; of the original .bin, ComfyUI's gligen_sd14_textbox_pruned.safetensors is a smaller form."
-        ) from error
-    except Exception as error:
-        if type(error).__module__.startswith("safetensors"):
-            raise LimelightError(
-                f"gligen_name: {path.name} is not a safetensors file ({error}). Download it again."
-            ) from error
-        raise
-
-
-class _Nothing(dict):
-    """Stands in for an object of a class that is not needed. Takes anything and does nothing."""
-
-    def __init__(self, *_: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, _: Any) -> None:
-        pass
-
-
-@contextmanager
-def _foreign_classes_as_nothing(path: Path) -> Iterator[None]:
-    """The original checkpoints also hold their settings as objects of a configuration library, which a load of weights
-    only refuses. Within the block such objects of this file are skipped: their classes are neither imported nor run."""
-    names = []
-    if path.suffix not in (".safetensors", ".sft") and hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
-        try:
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-        except ValueError:  # an old-style file: load it strictly
-            pass
-    if not names:
-        yield
-        return
-    with torch.serialization.safe_globals([(_Nothing, name) for name in names]):
-        yield
+    smaller = "of the original .bin, ComfyUI's gligen_sd14_textbox_pruned.safetensors is a smaller form"
+    return files.read(path, "gligen_name", smaller)
