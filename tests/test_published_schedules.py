@@ -17,7 +17,6 @@ from limelight.guidance.published.boxdiff import BoxDiff
 from limelight.guidance.published.highlight import (
     HighlightGuidedDiffusion,
     ScribbleDiffusion,
-    grounding_strength,
     row_at,
 )
 from limelight.guidance.published.layout_guidance import BackwardGuidance, LayoutGuidance
@@ -86,7 +85,6 @@ def test_highlight_guided_diffusion() -> None:
         assert method.iterations(percent_of_step(i)) == len([n for n in range(10) if n < most])
     assert planned(method) == [5] * 5 + [3] * 5 + [2] * 5 + [0] * 35
     assert planned(ScribbleDiffusion()) == planned(method)
-    assert [grounding_strength(1 - t / 999) for t in (999, 501, 499, 301, 299, 0)] == [1, 1, 0.7, 0.7, 0.4, 0.4]
     assert method.modulation.end_percent == method.end_percent
 
 

@@ -30,7 +30,11 @@ METHODS: dict[str, type[Method]] = {
 
 
 def attach_published(model, name: str, strength: float = 1.0, **options):
-    """MODEL -> a clone that is steered by a method of METHODS. `strength` and options: of `step.attach`."""
-    from ..step import attach
+    """MODEL -> a clone that is steered by a method of METHODS, modulation of attention included. `strength` and
+    options: of `step.attach`; 0 is a plain clone."""
+    from .. import bias, step
 
-    return attach(model, METHODS[name](), strength, **options)
+    method = METHODS[name]()
+    guided = step.attach(model, method, strength, **options)
+    modulation = getattr(method, "modulation", None)
+    return guided if modulation is None or strength == 0 else bias.attach(guided, method=modulation)

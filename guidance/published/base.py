@@ -58,7 +58,8 @@ def noise_share(percent: float) -> float:
     return 1 - float((1 - betas[: last + 1]).prod())
 
 
-def _nearest(sides: Iterable[int]) -> int:
+def nearest_side(sides: Iterable[int]) -> int:
+    """Of sides of attention maps, the one nearest to 16."""
     return min(sorted(set(sides)), key=lambda side: abs(math.log(side / MAP_SIDE)))
 
 
@@ -71,7 +72,7 @@ def all_blocks(network: nn.Module, height: int, width: int) -> list[Block]:
 def coarse_blocks(network: nn.Module, height: int, width: int) -> list[Block]:
     """The blocks whose maps are nearest to 16x16, for a latent of height x width."""
     blocks = all_blocks(network, height, width)
-    side = _nearest(min(block.grid) for block in blocks)
+    side = nearest_side(min(block.grid) for block in blocks)
     return [block for block in blocks if min(block.grid) == side]
 
 
@@ -89,7 +90,7 @@ def coarse_self_blocks(network: nn.Module, height: int, width: int, remedy: str)
 
 def coarse_map(maps: Mapping[tuple, torch.Tensor]) -> torch.Tensor:
     """(B, h, w, M) by block -> (B, h, w, M): the mean over the layers whose maps are nearest to 16x16."""
-    side = _nearest(min(m.shape[1:3]) for m in maps.values())
+    side = nearest_side(min(m.shape[1:3]) for m in maps.values())
     return torch.stack([m for m in maps.values() if min(m.shape[1:3]) == side]).mean(0)
 
 

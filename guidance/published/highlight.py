@@ -11,6 +11,7 @@ import torch
 from .base import Published, all_blocks, coarse_blocks, coarse_map, coarse_self_blocks, sharpened, step_end, step_index
 from .growth import affinity, grow
 from .highlight_losses import feature_loss, focal_loss, moment_loss, object_masks, self_loss
+from .modulation import StrokeModulation
 from .regions import individuals, on_grid, tight_boxes
 
 if TYPE_CHECKING:
@@ -42,30 +43,6 @@ ROWS = (Row(0, 4, 3, 10, 5, 5, 5, 5), Row(5, 9, 2, 5, 3, 3, 3, 3), Row(10, 14, 1
 FEATURE_STEPS = range(5, 15)
 
 
-@dataclass(frozen=True)
-class Modulation:
-    """The attention modulation that goes with a method, without gradient, in every conditional pass, not only in looks.
-
-    After DenseDiffusion: for a phrase's tokens, on its stroke S += c (1 - area) (t/1000)^power (max S - S), elsewhere
-    S -= c (1 - area) (t/1000)^power (S - min S); S: attention logits, max and min over the keys of a query, area: the
-    stroke's share of the cells. Columns of no phrase are left alone.
-    """
-
-    cross: float = 1.0
-    """c for cross-attention: of output blocks only, of the maps nearest to 16x16 only."""
-    self_: float = 0.0
-    """The published weight; whatever it is it acts on nothing, since it is applied behind the softmax."""
-    power: float = 5.0
-    end_percent: float = step_end(15)
-
-
-def grounding_strength(percent: float) -> float:
-    """Strength of GLIGEN's gated attention in both methods: 1, 0.7 below t = 500 and 0.4 below t = 300, to the end. The
-    published configuration asks for another schedule, which the layer overwrites."""
-    time = 999 * (1 - percent)
-    return 1.0 if time > 500 else 0.7 if time > 300 else 0.4
-
-
 class HighlightGuidedDiffusion(Published):
     """L = l_self L_self + l_cross L_cross + l_moment L_moment + l_feature L_feature in steps 0 to 14: `ROWS`, all of a
     row times 0.95^k in its k-th step, iterations too: 5 x 5, 5 x 3 and 5 x 2 updates in all.
@@ -76,11 +53,12 @@ class HighlightGuidedDiffusion(Published):
 
     As published the loss is carried from step to step: once a sample's loss is 0.5 or less it is never guided again.
     Published, a loss of 0.5 or less at the very first step loops for ever; here that sample is left alone.
-    `modulation` and `grounding_strength` say what else the published system does.
+    `modulation` acts in every conditional pass of these steps. With GLIGEN the published strength of its gated
+    attention is 1, 0.7 below t = 500 and 0.4 below t = 300, to the end.
     """
 
     end_percent = step_end(15)
-    modulation = Modulation()
+    modulation = StrokeModulation()
     focal_weight = 1.0
     threshold = 1e-4  # of propagation
     propagation_steps = range(5, 15)
