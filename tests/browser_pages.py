@@ -19,6 +19,12 @@ SHOW_ALL = """() => {
   app.canvas.ds.fitToBounds([left, top, right - left, bottom - top], { zoom: 0.9 })
   app.canvas.setDirty(true, true)
 }"""
+SHOW_NODE = """id => {
+  const node = app.canvas.graph.getNodeById(id)
+  node.widgets.find(widget => widget.name === "highlights").element.dataset.node = id
+  app.canvas.ds.fitToBounds(node.boundingRect, { zoom: 0.9 })
+  app.canvas.setDirty(true, true)
+}"""
 # Puts the milliseconds of each task of the page that took 50 or more into `long`.
 WATCH_LONG_TASKS = """() => {
   long = []
@@ -64,11 +70,19 @@ def drawing(prompt: dict, node: str = "1") -> dict:
 
 
 class Hand:
-    """Draws in one canvas of a page, with the mouse. Coordinates are fractions of the canvas."""
+    """Draws in one canvas of a page, with the mouse. Coordinates are fractions of the canvas.
 
-    def __init__(self, page, nth: int = 0):
+    node: the id of its node, which is then brought into view, large enough for Nodes 2.0 to take the mouse (the older
+    front end does not below 57 %). None: the page's only canvas.
+    """
+
+    def __init__(self, page, node: int | None = None):
         self.page = page
-        self.root = page.locator(".limelight-canvas").nth(nth)
+        if node is not None:
+            page.evaluate(SHOW_NODE, int(node))
+            page.wait_for_timeout(500)
+        mark = "" if node is None else f'[data-node="{node}"]'
+        self.root = page.locator(f".limelight-canvas{mark}").first
         self.paper = self.root.locator(".ll-live")
 
     def place(self, x: float, y: float) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from browser_pages import (
     LINES,
@@ -126,15 +125,14 @@ def test_a_copy_of_the_node_is_a_drawing_of_its_own(page):
     prompt = prompt_of(page)
     first, second = sorted(prompt, key=int)
     assert prompt[first]["inputs"] == prompt[second]["inputs"]
-    places = [Hand(page, i).paper.bounding_box()["x"] for i in (0, 1)]
-    copy = Hand(page, int(np.argmax(places)))
+    copy = Hand(page, second)
     copy.key("r")
     copy.draw((0.6, 0.6), (0.9, 0.9))
     screenshot(page, f"canvas-copy-{page.kind}")
     after = prompt_of(page)
     assert after[first] == prompt[first]
     assert shapes(drawing(after, second)) == ["stroke", "box", "box"]
-    original = Hand(page, int(np.argmin(places)))
+    original = Hand(page, first)
     original.draw(*LINES[3])  # its own tool
     assert shapes(drawing(prompt_of(page), first)) == ["stroke", "stroke", "box"]
     assert shapes(drawing(prompt_of(page), second)) == ["stroke", "box", "box"]

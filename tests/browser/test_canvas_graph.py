@@ -127,7 +127,7 @@ def test_phrases_of_the_prompt_that_follows(page):
     open_graph(page, graph)
     page.wait_for_function("document.querySelectorAll('.ll-offers button').length === 2")
     page.locator(".ll-offers button").first.click()
-    hand = Hand(page)
+    hand = Hand(page, 1)
     hand.draw(*LINES[1])
     (highlight,) = drawing(prompt_of(page))["highlights"]
     assert highlight["phrase"] == "green star"
@@ -167,7 +167,7 @@ def test_drawn_and_run_to_an_image(page):
         if node["type"] == "LimelightHighlightCanvas":
             node["widgets_values"][0] = '{"version":1,"highlights":[]}'
     open_graph(page, graph)
-    hand = Hand(page)
+    hand = Hand(page, 2)
     page.locator(".ll-offers button", has_text="red circle").click()
     hand.draw((0.2, 0.3), (0.35, 0.25))
     page.locator(".ll-offers button", has_text="blue bar").click()
@@ -188,6 +188,7 @@ def test_drawn_and_run_to_an_image(page):
     assert picture.size == (128, 128) and np.asarray(picture).std() > 0
     assert json.loads(picture.text["prompt"])["2"]["inputs"]["highlights"] == queued["2"]["inputs"]["highlights"]
     assert len(shapes(drawing(queued, "2"))) == 2
+    page.evaluate(SHOW_ALL)
     page.wait_for_timeout(500)
     screenshot(page, f"canvas-run-{page.kind}")
 
