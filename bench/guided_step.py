@@ -5,7 +5,7 @@
 step_ratio: one guidance iteration (forward of the positive conditioning up to the last map, losses, backward) divided
 by one denoising step with CFG (a forward of batch 2), in CPU time of the process, median over interleaved repeats;
 for `bias`, which costs no pass of its own, one biased denoising step divided by a plain one. run_ratio: a whole run of
-50 steps with the defaults divided by a plain one.
+50 steps with the defaults divided by 50 of its own unguided steps.
 peak_memory_ratio: peak resident memory of a process that samples one guided step, divided by that of a process that
 samples one plain step; libraries and weights (float32) are in both. All rows use PyTorch's fused attention, the host's
 choice on GPUs: its choice on CPUs is slower and would flatter the guided pass.
@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 from ..tools.in_process import import_host
 from .random_unet import FUSED, SHAPES, Shape, build_model, conditionings
@@ -161,31 +162,32 @@ def sample_once(shape: Shape, row: str, seed: int) -> int:
     return _peak_bytes()
 
 
-def sample(shape: Shape, model, seed: int, steps: int) -> float:
-    """A run of the host's sampler. -> seconds of CPU time."""
+def sample(shape: Shape, model, seed: int, steps: int) -> list[float]:
+    """A run of the host's sampler. -> CPU seconds of each step; the first one's include what comes before it."""
     import comfy.sample
     import torch
 
     positive, negative = conditionings(shape, seed)
     noise = torch.randn(1, 4, shape.latent, shape.latent, generator=torch.Generator().manual_seed(seed))
-    latent, started = torch.zeros_like(noise), time.process_time()
+    clock = [time.process_time()]
+
+    def stepped(*_: object) -> None:
+        clock.append(time.process_time())
+
+    settings = {"callback": stepped, "disable_pbar": True}
+    latent = torch.zeros_like(noise)
     with torch.inference_mode():
-        comfy.sample.sample(model, noise, steps, 7.5, "euler", "normal", positive, negative, latent, disable_pbar=True)
-    return time.process_time() - started
+        comfy.sample.sample(model, noise, steps, 7.5, "euler", "normal", positive, negative, latent, **settings)
+    return [after - before for before, after in pairwise(clock)]
 
 
-def run_ratios(shape: Shape, seed: int, steps: int = RUN_STEPS) -> dict[str, float]:
-    """CPU time of a run with each row's defaults over that of a plain run."""
-    from limelight.guidance import bias
+def run_ratio(shape: Shape, seed: int, steps: int = RUN_STEPS) -> float:
+    """CPU time of a run with guidance's defaults over that of as many plain steps, by the median of its own last third,
+    which is not guided."""
     from limelight.guidance.step import attach
 
-    plain = build_model(shape, seed)
-    models = {"plain": plain, "limelight": attach(plain), "bias": bias.attach(plain)}
-    times = {}
-    for row, model in models.items():
-        times[row] = sample(shape, model, seed, steps)
-        print(f"  {row}: {steps} steps in {times[row]:.0f} s", file=sys.stderr, flush=True)
-    return {row: times[row] / times["plain"] for row in times}
+    times = sample(shape, attach(build_model(shape, seed)), seed, steps)
+    return sum(times) / (steps * statistics.median(times[-steps // 3 :]))
 
 
 def _peak_bytes() -> int:
@@ -220,7 +222,8 @@ def main() -> None:
         write(f"{NAME}-sdxl", [_memory(row, peaks) for row in peaks], f"{again} --shape sdxl", out)
         return
     peaks = {row: peak_memory(args.shape, row, args.seed) for row in ROWS}
-    ratios, runs = step_ratios(shape, args.count, args.seed), run_ratios(shape, args.seed)
+    ratios = step_ratios(shape, args.count, args.seed)
+    runs = {"plain": 1.0, "limelight": run_ratio(shape, args.seed)}
     rows = [{**_memory(row, peaks), "step_ratio": ratios[row], "run_ratio": runs.get(row)} for row in ROWS]
     write(NAME, rows, again, args.out, clock="process CPU time")
 
