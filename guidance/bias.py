@@ -23,6 +23,7 @@ from .scenes import Scene, scenes, tell_apart
 from .step import latent_size
 
 WRAPPER = "limelight_bias"
+LOOSENESS = 0.5
 PIECE = 2**25  # logits that are held at a time: 128 MiB
 
 
@@ -34,7 +35,7 @@ def attach(
     method: str | BiasMethod = "limelight",
     cross_strength: float = 1.0,
     self_strength: float = 1.0,
-    looseness: float = 1.0,
+    looseness: float = LOOSENESS,
 ):
     """MODEL -> a clone whose attention leans towards the highlights of the positive conditioning. `strength` 0: a
     plain clone.

@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import (
     highlight_analysis,
+    highlight_bias,
     highlight_canvas,
     highlight_document,
     highlight_gligen,
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     *highlight_preview.NODES,
     *highlight_prompt.NODES,
     *highlight_guidance.NODES,
+    *highlight_bias.NODES,
     *highlight_gligen.NODES,
     *highlight_published.NODES,
     *highlight_analysis.NODES,
