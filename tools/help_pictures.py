@@ -1,0 +1,121 @@
+"""A picture for each help page: ``python -m limelight.tools.help_pictures [node id ...]``.
+
+The graphs of `help_graphs` are opened in the host's front end, run on shapeworld, and what the person would see is
+written to web/docs/<node id>.png. Needs Chromium.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .browser import FLAGS, find_browser, open_front_end
+from .help_graphs import ELLIPSE, GRAPHS, SCRIBBLES, Graph
+from .in_process import ROOT, host_path
+from .server import PACKS, HostServer, prepare_base
+
+DOCS = ROOT / "web" / "docs"
+BASE = ROOT / ".cache" / "pictures-base"
+LIMIT = 60_000  # bytes of one picture
+MARGIN = 12  # pixels around the nodes
+PLAIN = {"Comfy.NodeBadge.NodeSourceBadgeMode": "None", "Comfy.Graph.LinkMarkers": 0}  # settings of the front end
+PLACE = (120, 120)  # of the graph's top left corner on the page: clear of menus
+
+# Places the nodes as the graph says, folds those without a size, at 100 %. -> [width, height] of all of them
+LAY_OUT = """([graph, place, margin]) => {
+  for (const [id, { at, size }] of Object.entries(graph)) {
+    const node = app.graph.getNodeById(id)
+    node.pos = at
+    if (size) node.setSize([size[0], Math.max(size[1], node.computeSize()[1])])
+    else if (!node.flags.collapsed) node.collapse()
+  }
+  app.canvas.deselectAll()
+  app.canvas.draw(true, true)
+  const boxes = app.graph.nodes.map(node => node.boundingRect)
+  const left = Math.min(...boxes.map(box => box[0])), top = Math.min(...boxes.map(box => box[1]))
+  const right = Math.max(...boxes.map(box => box[0] + box[2])), bottom = Math.max(...boxes.map(box => box[1] + box[3]))
+  app.canvas.ds.scale = 1
+  app.canvas.ds.offset = [place[0] + margin - left, place[1] + margin - top]
+  app.canvas.setDirty(true, true)
+  return [right - left + 2 * margin, bottom - top + 2 * margin]
+}"""
+SETTLED = "() => app.graph.nodes.every(node => (node.imgs ?? []).every(image => image.complete))"
+
+
+def main() -> int:
+    """Draw the pictures of the named nodes, or of all."""
+    names = sys.argv[1:] or list(GRAPHS)
+    prepare_base(BASE, PACKS)
+    _draw_inputs(BASE / "input")
+    from playwright.sync_api import sync_playwright
+
+    with HostServer(Path(sys.executable), host_path(), base=BASE) as server, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
+        server.client.request("/settings", PLAIN)
+        page = open_front_end(browser, server, viewport={"width": 1400, "height": 900})
+        for number, name in enumerate(names, 1):
+            # The front end keeps what nodes have shown by their id, so no two graphs have the same ids.
+            picture = _small(_photograph(page, server, GRAPHS[name], 100 * number))
+            (DOCS / f"{name}.png").write_bytes(picture)
+            print(f"{name}: {len(picture)} bytes", flush=True)
+        browser.close()
+    return 0
+
+
+def _photograph(page, server, graph: Graph, first_id: int) -> Image.Image:
+    """What the front end shows of the graph, after it has run if it has something to show."""
+    numbers = {name: str(i) for i, name in enumerate(graph, first_id)}
+    numbered = {numbers[name]: {**node, "inputs": _renamed(node["inputs"], numbers)} for name, node in graph.items()}
+    page.evaluate("graph => app.loadApiJson(graph, 'help')", numbered)
+    info = server.client.object_info()
+    if any(info[node["class_type"]]["output_node"] for node in graph.values()):
+        page.evaluate("() => app.queuePrompt(0, 1)")
+        page.wait_for_timeout(500)
+        while any(server.client.json("/queue").values()):
+            page.wait_for_timeout(500)
+        last = list(server.client.json("/history").values())[-1]["status"]
+        if last["status_str"] != "success":
+            raise SystemExit(f"the graph did not run: {last['messages']}")
+        page.wait_for_timeout(1000)
+    page.evaluate(LAY_OUT, [numbered, PLACE, MARGIN])
+    page.wait_for_timeout(1000)
+    page.wait_for_function(SETTLED)
+    width, height = page.evaluate(LAY_OUT, [numbered, PLACE, MARGIN])  # again: a preview has taken its room
+    page.wait_for_timeout(500)
+    clip = {"x": PLACE[0], "y": PLACE[1], "width": width, "height": height}
+    return Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+
+
+def _renamed(inputs: dict, numbers: dict[str, str]) -> dict:
+    return {key: [numbers[v[0]], v[1]] if isinstance(v, list) else v for key, v in inputs.items()}
+
+
+def _small(image: Image.Image) -> bytes:
+    """-> PNG with as many colours as fit into LIMIT."""
+    for colours in (256, 128, 64, 32):
+        out = io.BytesIO()
+        image.quantize(colours, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+        if out.tell() <= LIMIT:
+            return out.getvalue()
+    raise SystemExit(f"{image.size} pixels do not fit into {LIMIT} bytes")
+
+
+def _draw_inputs(folder: Path) -> None:
+    """The mask and the scribbles that some graphs load."""
+    size = 256
+    mask = Image.new("RGB", (size, size))
+    ImageDraw.Draw(mask).ellipse((30, 40, 130, 150), fill="white")
+    mask.save(folder / ELLIPSE)
+    scribbles = Image.fromarray(np.full((size, size, 3), 255, np.uint8))
+    pen = ImageDraw.Draw(scribbles)
+    pen.line([(40, 70), (70, 45), (110, 60)], fill="#e6194b", width=12)
+    pen.line([(140, 215), (180, 190), (225, 150)], fill="#4363d8", width=12)
+    scribbles.save(folder / SCRIBBLES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
