@@ -38,7 +38,7 @@ def to_prompt(workflow: dict, object_info: dict) -> dict[str, dict]:
     unknown = sorted({node["type"] for node in nodes} - object_info.keys())
     if unknown:
         raise ValueError(f"the host does not know the node types {unknown}")
-    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    sources = {link[0]: source_of(link, workflow) for link in workflow["links"]}
     prompt = {}
     for node in nodes:
         known = widgets(object_info[node["type"]])
@@ -49,10 +49,25 @@ def to_prompt(workflow: dict, object_info: dict) -> dict[str, dict]:
         values = [*values, *(default for _, default in known[len(values) :])]
         inputs: dict[str, Any] = {name: value for (name, _), value in zip(known, values, strict=True) if name}
         for slot in node.get("inputs", []):
-            if slot.get("link") is not None:
+            if sources.get(slot.get("link")) is not None:
                 inputs[slot["name"]] = sources[slot["link"]]
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt
+
+
+def source_of(link: list, workflow: dict) -> list | None:
+    """Where a link [id, node, slot, ...] comes from, as [node, slot]. A bypassed node hands on, as in the front end,
+    the input of the output's type, by its place among those of that type. None: nothing comes."""
+    node = next(node for node in workflow["nodes"] if node["id"] == link[1])
+    if node.get("mode", 0) != BYPASSED:
+        return [str(link[1]), link[2]]
+    kind = node["outputs"][link[2]]["type"]
+    place = sum(output["type"] == kind for output in node["outputs"][: link[2]])
+    inputs = [slot for slot in node.get("inputs", []) if slot["type"] == kind and slot.get("link") is not None]
+    if not inputs:
+        return None
+    wanted = inputs[min(place, len(inputs) - 1)]["link"]
+    return source_of(next(link for link in workflow["links"] if link[0] == wanted), workflow)
 
 
 def load_workflow(path: Path) -> dict:

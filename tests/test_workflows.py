@@ -11,7 +11,7 @@ import pytest
 from conftest import STAND_IN
 from PIL import Image
 
-from limelight.bench.workflow import BYPASSED, load_workflow, of_type, on_shapeworld, to_prompt
+from limelight.bench.workflow import BYPASSED, load_workflow, of_type, on_shapeworld, source_of, to_prompt
 from limelight.tools.in_process import ROOT
 
 STEPS = 4  # enough for every node to do its work; what it looks like is the benches' business
@@ -71,3 +71,13 @@ def passes(prompt: dict, steer: str, key: str) -> bool:
 def test_models_that_shapeworld_cannot_use_are_bypassed(name, bypassed):
     nodes = on_shapeworld(load_workflow(ROOT / "workflows" / f"{name}.json"))["nodes"]
     assert [node["type"] for node in nodes if node["mode"] == BYPASSED] == bypassed
+
+
+def test_bypassed_nodes_hand_on_what_they_get():
+    workflow = on_shapeworld(load_workflow(ROOT / "workflows" / "highlight_gligen.json"))
+    (bypassed,) = [node for node in workflow["nodes"] if node["mode"] == BYPASSED]
+    links = {link[0]: link for link in workflow["links"]}
+    behind = {slot: [links[i] for i in output["links"]] for slot, output in enumerate(bypassed["outputs"])}
+    for slot, name in ((0, "positive"), (1, "negative")):
+        own = links[next(item["link"] for item in bypassed["inputs"] if item["name"] == name)]
+        assert [source_of(link, workflow) for link in behind[slot]] == [[str(own[1]), own[2]]]

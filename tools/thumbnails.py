@@ -31,15 +31,14 @@ def prompts(path: Path, object_info: dict) -> tuple[dict, dict]:
     return prompt, without
 
 
-def picture(client: HostClient, prompt: dict) -> Image.Image:
-    """What the workflow's Save Image makes."""
+def pictures(client: HostClient, prompt: dict) -> list[Image.Image]:
+    """What the workflow's Save Image nodes make."""
     for number, node in enumerate(of_type(prompt, "SaveImage")):
-        node["inputs"]["filename_prefix"] = (
-            f"thumbnails/{number}-{id(prompt)}"  # never the same: the host would skip it
-        )
+        # never the same: the host would skip what it has saved already
+        node["inputs"]["filename_prefix"] = f"thumbnails/{number}-{id(prompt)}"
     outputs = client.run_workflow(prompt)["outputs"]
-    (key,) = [key for key in outputs if prompt[key]["class_type"] == "SaveImage"]
-    return Image.open(io.BytesIO(client.file(outputs[key]["images"][0]))).convert("RGB")
+    keys = sorted((key for key in outputs if prompt[key]["class_type"] == "SaveImage"), key=int)
+    return [Image.open(io.BytesIO(client.file(outputs[key]["images"][0]))).convert("RGB") for key in keys]
 
 
 def thumbnail(without: Image.Image, highlighted: Image.Image) -> Image.Image:
@@ -58,7 +57,10 @@ def main() -> None:
     client = HostClient(args.host)
     for path in args.workflows or sorted((ROOT / "workflows").glob("highlight_*.json")):
         prompt, without = prompts(path, client.object_info())
-        made = thumbnail(picture(client, without), picture(client, prompt))
+        pairs = zip(pictures(client, without), pictures(client, prompt), strict=True)
+        made = next(
+            thumbnail(*pair) for pair in pairs if pair[0] != pair[1]
+        )  # a graph may also save what it compares to
         made.save(path.with_suffix(".jpg"), quality=QUALITY)
         print(path.with_suffix(".jpg"))
 
