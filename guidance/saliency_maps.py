@@ -99,11 +99,11 @@ def blur(values: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def resize(maps: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(B, H, W) -> (B, height, width), cubic and smoothed where it shrinks; amplitude stays, nothing is cropped."""
+    """(B, H, W) -> (B, height, width), linear and smoothed where it shrinks: no new extremes, nothing cropped."""
     if maps.shape[-2:] == (height, width):
         return maps
     four = torch.from_numpy(np.ascontiguousarray(maps, np.float32))[:, None]
-    return F.interpolate(four, (height, width), mode="bicubic", antialias=True)[:, 0].clamp_(0, 1).numpy()
+    return F.interpolate(four, (height, width), mode="bilinear", antialias=True)[:, 0].numpy()
 
 
 def peak(values: np.ndarray, top: float = 1.0) -> np.ndarray:

@@ -55,7 +55,7 @@ class Predictor:
         import comfy.model_management as management
         import comfy.model_patcher
 
-        network = network.eval().requires_grad_(False)
+        network = network.train(False).requires_grad_(False)
         patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
         return cls(network, patcher(network, management.get_torch_device(), management.unet_offload_device()))
 

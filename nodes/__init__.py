@@ -16,6 +16,10 @@ from . import (
     highlight_published,
     highlight_score,
     highlight_scribbles,
+    saliency_display,
+    saliency_maps,
+    saliency_predict,
+    saliency_score,
 )
 
 NODES: list[type[io.ComfyNode]] = [
@@ -30,6 +34,10 @@ NODES: list[type[io.ComfyNode]] = [
     *highlight_published.NODES,
     *highlight_analysis.NODES,
     *highlight_score.NODES,
+    *saliency_maps.NODES,
+    *saliency_display.NODES,
+    *saliency_predict.NODES,
+    *saliency_score.NODES,
 ]
 
 

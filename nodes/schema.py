@@ -12,6 +12,12 @@ Highlights = io.Custom("HIGHLIGHTS")
 Attention = io.Custom("LIMELIGHT_ATTENTION")
 """Socket type of what a run showed: a `guidance.recording.Recording`."""
 
+SaliencyPredictor = io.Custom("LIMELIGHT_SALIENCY_PREDICTOR")
+"""Socket type of a `models.saliency.Predictor`."""
+
+Display = io.Custom("LIMELIGHT_DISPLAY")
+"""Socket type of a `guidance.saliency_display.Display`."""
+
 _Input = TypeVar("_Input", bound=io.Input)
 
 

@@ -44,6 +44,37 @@ def masks(mask: Any, name: str = "mask", empty: bool = False) -> list[np.ndarray
     return checked
 
 
+def saliency(maps: Any, name: str = "saliency", flat: bool = True) -> np.ndarray:
+    """MASK (B, H, W) or (H, W), or IMAGE (B, H, W, C) of grays, as saliency maps: (B, H, W) float32 in [0, 1].
+
+    name: of the node's input, for errors. flat: whether a map may be the same everywhere.
+    """
+    if not isinstance(maps, torch.Tensor) or maps.ndim not in (2, 3, 4) or maps.numel() == 0:
+        found = f"a tensor of shape {tuple(maps.shape)}" if isinstance(maps, torch.Tensor) else checks.show(maps)
+        raise LimelightError(f"{name}: found {found}; expected a MASK of shape (maps, height, width). Connect a map.")
+    maps = maps.detach().float()
+    maps = maps[..., :3].mean(3) if maps.ndim == 4 else maps
+    read = (maps[None] if maps.ndim == 2 else maps).cpu().numpy()
+    if not np.isfinite(read).all():
+        raise LimelightError(f"{name}: found values that are not numbers (NaN or infinite); expected 0 to 1.")
+    if not flat and (read.min((1, 2)) == read.max((1, 2))).any():
+        raise LimelightError(
+            f"{name}: found a flat map, the same value everywhere, which says nothing about where to look; expected "
+            "places that are brighter than others."
+        )
+    return np.clip(read, 0, 1)
+
+
+def pair(batch: np.ndarray, other: np.ndarray, names: str) -> tuple[np.ndarray, np.ndarray]:
+    """Two batches of equal length, one of them repeated if it holds a single map. names: both inputs', for errors."""
+    count = max(len(batch), len(other))
+    if {len(batch), len(other)} - {1, count}:
+        raise LimelightError(
+            f"{names}: found {len(batch)} and {len(other)} in the batches; expected the same number, or one for all."
+        )
+    return tuple(np.repeat(each, count // len(each), 0) for each in (batch, other))
+
+
 def rgb(image: Any) -> torch.Tensor:
     """IMAGE (B, H, W, C) with 1, 3 or 4 channels -> (B, H, W, 3) float32; transparency is dropped."""
     wanted = isinstance(image, torch.Tensor) and image.ndim == 4 and image.numel() and image.shape[-1] in (1, 3, 4)
