@@ -5,7 +5,7 @@ One box an object (instance). A box is (x0, y0, x1, y1) in fractions of what the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ Edges = tuple[float, float, float, float]
 Area = tuple[int, int, int, int]
 
 SLOTS = 30  # objects that GLIGEN was trained with
+GROWN = 0.5  # of a region, from where a cell counts as part of the object
 MARGIN = 0.05  # of the canvas on every side, as in Highlight-Guided Diffusion
 RESIDUAL = "limelight_gligen_residual"
 """In parallel placement: what a block's gated attention adds, on its way past the block's cross-attention."""
@@ -31,10 +32,12 @@ class Grounded:
     phrase: str
     feature: torch.Tensor
     shapes: tuple[tuple[Edges, float], ...]
+    index: int | None = None
+    """Of its highlight among those that are bound to the conditioning; None: it is none of them."""
 
     @classmethod
-    def of(cls, phrase: str, feature: torch.Tensor, instance: Instance) -> Grounded:
-        return cls(phrase, feature, tuple(_edges(shape) for shape in instance.shapes))
+    def of(cls, phrase: str, feature: torch.Tensor, instance: Instance, index: int | None = None) -> Grounded:
+        return cls(phrase, feature, tuple(_edges(shape) for shape in instance.shapes), index)
 
     def box(self, latent: tuple[int, int], margin: float, crop: Area | None = None) -> Edges | None:
         """The object's box with ``margin`` (a share of the canvas) on every side, cut off at the border.
@@ -76,12 +79,14 @@ class Grounding(list):
         margin: float = MARGIN,
         latent: tuple[int, int] | None = None,
         crop: Area | None = None,
+        regions: Mapping[int, torch.Tensor] | None = None,
     ) -> None:
         """strength: of the gates. window: start and end in percent of the noise schedule. parallel: beside
-        cross-attention instead of before it. latent, crop: what the model sees, if that is not the whole image."""
+        cross-attention instead of before it. latent, crop: what the model sees, if that is not the whole image.
+        regions: by index of a highlight, how far it has grown in sight, (B, h, w) in [0, 1]."""
         super().__init__(entries)
         self.strength, self.window, self.parallel, self.margin = strength, window, parallel, margin
-        self.latent, self.crop = latent, crop
+        self.latent, self.crop, self.regions = latent, crop, regions or {}
 
     def __add__(self, more: Iterable[Any]) -> Grounding:
         return self.with_(entries=[*self, *more])
@@ -95,16 +100,43 @@ class Grounding(list):
         high, low = (float(model_sampling.percent_to_sigma(percent)) for percent in self.window)
         return low <= sigma <= high
 
-    def slots(self, shape: tuple[int, int]) -> list[tuple[torch.Tensor, Edges]]:
-        """Features (1, D) and boxes of what is in sight. shape: (h, w) of the latent that the model gets."""
+    def slots(self, shape: tuple[int, int]) -> list[tuple[torch.Tensor, list[Edges]]]:
+        """Features (1, D) and boxes of what is in sight: one box for all samples, or one each. shape: (h, w) of the
+        latent that the model gets."""
+        view = self.latent or shape
         found = []
         for entry in self:
             if isinstance(entry, Grounded):
-                feature, box = entry.feature, entry.box(self.latent or shape, self.margin, self.crop)
+                box = entry.box(view, self.margin, self.crop)
+                found += [(entry.feature, self._grown(entry, box, view))] if box else []
             else:
-                feature, box = entry[0], _host_box(entry, shape)
-            found += [(feature, box)] if box else []
+                found.append((entry[0], [_host_box(entry, shape)]))
         return found
+
+    def _grown(self, entry: Grounded, box: Edges, view: tuple[int, int]) -> list[Edges]:
+        """The box with what its object has grown by: a cell of the grown region belongs to the nearest object of the
+        highlight."""
+        if entry.index not in self.regions:
+            return [box]
+        kin = [other for other in self if isinstance(other, Grounded) and other.index == entry.index]
+        bare = {id(other): other.box(view, 0.0, self.crop) for other in kin}
+        own = np.array(bare.pop(id(entry)))
+        others = np.array([other for other in bare.values() if other]).reshape(-1, 4)
+        boxes = []
+        for region in self.regions[entry.index].float().cpu().numpy():
+            rows, columns = np.nonzero(region >= GROWN)
+            cells = np.stack([columns, rows, columns + 1, rows + 1], 1) / (region.shape[::-1] * 2)
+            mine = cells[_away(cells, own[None])[0] < _away(cells, others).min(0, initial=np.inf)]
+            reach = [box, *mine]
+            boxes.append((*np.min(reach, 0)[:2].tolist(), *np.max(reach, 0)[2:].tolist()))
+        return boxes
+
+
+def _away(cells: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Squared distances of the centres of cells (n, 4) from boxes (k, 4) -> (k, n); 0 inside."""
+    centres = (cells[:, :2] + cells[:, 2:]) / 2
+    outside = np.maximum(np.maximum(boxes[:, None, :2] - centres, centres - boxes[:, None, 2:]), 0)
+    return np.square(outside).sum(-1)
 
 
 def add_residual(n: torch.Tensor, extra_options: dict) -> torch.Tensor:

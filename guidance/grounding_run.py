@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import LimelightError
 from .grounding import Grounding, add_residual
+from .propagation import REGIONS
 from .scenes import NEGATIVE
 
 WRAPPER = "limelight_gligen"
@@ -61,12 +62,16 @@ def sampler_sample(executor, guider, *args, **kwargs):
 def calc_cond_batch(executor, model, conds, x_in, timestep, model_options):
     """Wrapper of CALC_COND_BATCH: leaves grounding out where it is off, and tells it what the model sees."""
     sigma, latent = float(timestep[0]), tuple(x_in.shape[-2:])
-    seen = [entries and [_at(cond, sigma, latent, model.model_sampling) for cond in entries] for entries in conds]
+    regions = model_options.get("transformer_options", {}).get(REGIONS, {})
+    seen = [
+        entries and [_at(cond, sigma, latent, model.model_sampling, regions.get(cond.get("uuid"))) for cond in entries]
+        for entries in conds
+    ]
     return executor(model, seen, x_in, timestep, model_options)
 
 
-def _at(cond: dict, sigma: float, latent: tuple[int, int], model_sampling: Any) -> dict:
-    """The conditioning at one noise level."""
+def _at(cond: dict, sigma: float, latent: tuple[int, int], model_sampling: Any, regions: dict | None) -> dict:
+    """The conditioning at one noise level. regions: of its highlights, where a guided step lets them grow."""
     grounding = grounding_of(cond)
     if grounding is None:
         return cond
@@ -74,6 +79,7 @@ def _at(cond: dict, sigma: float, latent: tuple[int, int], model_sampling: Any) 
     if area is not None:
         h, w, y, x = area
         grounding = grounding.with_(latent=latent, crop=(min(h, latent[0] - y), min(w, latent[1] - x), y, x))
+    grounding = grounding.with_(regions=regions)
     nothing_in_sight = len(grounding) > 0 and not grounding.slots(latent)
     if nothing_in_sight or not grounding.is_on(sigma, model_sampling):
         return {key: value for key, value in cond.items() if key != "gligen"}

@@ -74,19 +74,22 @@ class TextBoxGligen(nn.Module):
     def set_position(self, latent_image_shape: torch.Size, position_params: list, device: torch.device) -> Callable:
         """The patch for boxes. latent_image_shape: (B, C, h, w) of what the model gets. position_params: a `Grounding`
         or the stock nodes' list. Raises LimelightError for more objects than there are places."""
+        from comfy.utils import repeat_to_batch_size
+
         grounding = position_params if isinstance(position_params, Grounding) else Grounding(position_params)
         slots = grounding.slots(tuple(latent_image_shape[-2:]))
         check_count(len(slots))
-        boxes, masks = torch.zeros(1, SLOTS, 4, device=device), torch.zeros(1, SLOTS, device=device)
-        features = torch.zeros(1, SLOTS, self.key_dim, device=device)
-        for i, (feature, box) in enumerate(slots):
-            boxes[0, i], masks[0, i] = torch.tensor(box, device=device), 1
-            features[0, i] = feature.to(features)
-        tokens = self.position_net(boxes, masks, features)
+        samples = max((len(boxes) for _, boxes in slots), default=1)
+        edges, masks = torch.zeros(samples, SLOTS, 4, device=device), torch.zeros(samples, SLOTS, device=device)
+        features = torch.zeros(samples, SLOTS, self.key_dim, device=device)
+        for i, (feature, boxes) in enumerate(slots):
+            edges[:, i], masks[:, i] = torch.tensor(boxes, device=device), 1
+            features[:, i] = feature.to(features)
+        tokens = self.position_net(edges, masks, features)
 
         def patch(x: torch.Tensor, extra_options: dict) -> torch.Tensor:
             fuser = self._fuser(x, extra_options)
-            here = tokens.to(x.device, x.dtype).expand(x.shape[0], -1, -1)
+            here = repeat_to_batch_size(tokens.to(x.device, x.dtype), x.shape[0])
             residual = fuser(x, here, extra_options["n_heads"], grounding.strength)
             if grounding.parallel:
                 extra_options[RESIDUAL] = residual

@@ -162,12 +162,12 @@ class LimelightHighlightGLIGEN(io.ComfyNode):
         if settings["strength"] == 0 or not any(objects):
             logging.info("Limelight: no highlights for GLIGEN, or its strength is 0; nothing is grounded.")
             return io.NodeOutput(positive, negative)
-        features = {phrase: phrase_feature(clip, phrase) for each in objects for phrase, _ in each}
+        features = {phrase: phrase_feature(clip, phrase) for each in objects for phrase, *_ in each}
         for feature in features.values():
             check_width(feature, model.model.key_dim)
         grounded = []
         for (tensor, options), each in zip(positive, objects, strict=True):
-            entries = [Grounded.of(phrase, features[phrase], instance) for phrase, instance in each]
+            entries = [Grounded.of(phrase, features[phrase], instance, index) for phrase, instance, index in each]
             entries = [*_stock_boxes(options, model), *entries] if entries else []
             gligen.check_count(len(entries))
             value = {"gligen": ("position", model, Grounding(entries, **settings))} if entries else {}
@@ -179,16 +179,17 @@ class LimelightHighlightGLIGEN(io.ComfyNode):
 NODES = [LimelightGLIGENLoader, LimelightHighlightGLIGEN]
 
 
-def _objects(bound: dict | None, document: Any) -> list[tuple[str, Instance]]:
-    """Phrase and region of every object of the document, or else of what is bound to the conditioning."""
+def _objects(bound: dict | None, document: Any) -> list[tuple[str, Instance, int | None]]:
+    """Phrase and region of every object of the document, or else of what is bound to the conditioning, with the index
+    of its bound highlight."""
     if document is not None:
-        found = [(item.phrase, item.strength, item.instances) for item in document.highlights]
+        found = [(item.phrase, item.strength, item.instances, None) for item in document.highlights]
     else:
         found = [
-            (item["phrase"], item["strength"], parse_instances(item["instances"], f"highlights[{i}].instances"))
+            (item["phrase"], item["strength"], parse_instances(item["instances"], f"highlights[{i}].instances"), i)
             for i, item in enumerate(bound["highlights"] if bound else ())
         ]
-    return [(phrase, instance) for phrase, strength, instances in found if strength > 0 for instance in instances]
+    return [(phrase, one, i) for phrase, strength, instances, i in found if strength > 0 for one in instances]
 
 
 def _stock_boxes(options: dict, model: Any) -> list:

@@ -6,6 +6,23 @@ import re
 
 import torch
 
+XL = {  # the block structure of SDXL: none, 2 and 10 transformer blocks a level, here 2 and 3
+    "num_res_blocks": [2, 2, 2],
+    "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 2, 2, 3, 3],
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 3, 3, 3],
+    "transformer_depth_middle": 3,
+    "num_heads": -1,
+    "num_head_channels": 16,
+}
+SD1 = {
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "transformer_depth_middle": 1,
+}
+
 
 def random_gligen(network, features: int, tokens: int | None = None, seed: int = 6) -> dict[str, torch.Tensor]:
     """In the pruned layout. features: width of a phrase's feature; tokens: of a grounding token, by default as wide."""
