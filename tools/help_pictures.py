@@ -1,7 +1,7 @@
 """A picture for each help page: ``python -m limelight.tools.help_pictures [node id ...]``.
 
-The graphs of `help_graphs` are opened in the host's front end, run on shapeworld, and what the person would see is
-written to web/docs/<node id>.png. Needs Chromium.
+The graphs of `help_graphs` and `help_graphs_saliency` are opened in the host's front end and run on shapeworld; what a
+person would see is written to web/docs/<node id>.png. Needs Chromium.
 """
 
 from __future__ import annotations
@@ -10,32 +10,33 @@ import io
 import sys
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw
 
+from . import help_graphs, help_graphs_saliency
 from .browser import FLAGS, find_browser, open_front_end
-from .help_graphs import ELLIPSE, GRAPHS, SCRIBBLES, Graph
+from .help_graphs import BAND, ELLIPSE, PICTURE, SCRIBBLES, Graph
 from .in_process import ROOT, host_path
 from .server import PACKS, HostServer, prepare_base
 
+GRAPHS = help_graphs.GRAPHS | help_graphs_saliency.GRAPHS
 DOCS = ROOT / "web" / "docs"
 BASE = ROOT / ".cache" / "pictures-base"
 LIMIT = 60_000  # bytes of one picture
 MARGIN = 12  # pixels around the nodes
 PLAIN = {"Comfy.NodeBadge.NodeSourceBadgeMode": "None", "Comfy.Graph.LinkMarkers": 0}  # settings of the front end
-PLACE = (120, 120)  # of the graph's top left corner on the page: clear of menus
+PLACE = (100, 220)  # of the graph's top left corner on the page: clear of menus and messages
 
-# Places the nodes as the graph says, folds those without a size, at 100 %. -> [width, height] of all of them
+# Places the nodes as the graph says, folds those without a size, at 100 %. -> [width, height] of what is to be seen
 LAY_OUT = """([graph, place, margin]) => {
   for (const [id, { at, size }] of Object.entries(graph)) {
     const node = app.graph.getNodeById(id)
-    node.pos = at
+    node.pos = at ?? [-1500, 100]
     if (size) node.setSize([size[0], Math.max(size[1], node.computeSize()[1])])
     else if (!node.flags.collapsed) node.collapse()
   }
   app.canvas.deselectAll()
   app.canvas.draw(true, true)
-  const boxes = app.graph.nodes.map(node => node.boundingRect)
+  const boxes = app.graph.nodes.filter(node => graph[node.id].at).map(node => node.boundingRect)
   const left = Math.min(...boxes.map(box => box[0])), top = Math.min(...boxes.map(box => box[1]))
   const right = Math.max(...boxes.map(box => box[0] + box[2])), bottom = Math.max(...boxes.map(box => box[1] + box[3]))
   app.canvas.ds.scale = 1
@@ -56,7 +57,7 @@ def main() -> int:
     with HostServer(Path(sys.executable), host_path(), base=BASE) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
         server.client.request("/settings", PLAIN)
-        page = open_front_end(browser, server, viewport={"width": 1400, "height": 900})
+        page = open_front_end(browser, server, viewport={"width": 1500, "height": 1000})
         for number, name in enumerate(names, 1):
             # The front end keeps what nodes have shown by their id, so no two graphs have the same ids.
             picture = _small(_photograph(page, server, GRAPHS[name], 100 * number))
@@ -96,7 +97,7 @@ def _renamed(inputs: dict, numbers: dict[str, str]) -> dict:
 
 def _small(image: Image.Image) -> bytes:
     """-> PNG with as many colours as fit into LIMIT."""
-    for colours in (256, 128, 64, 32):
+    for colours in (128, 64, 32):
         out = io.BytesIO()
         image.quantize(colours, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
         if out.tell() <= LIMIT:
@@ -105,16 +106,18 @@ def _small(image: Image.Image) -> bytes:
 
 
 def _draw_inputs(folder: Path) -> None:
-    """The mask and the scribbles that some graphs load."""
-    size = 256
-    mask = Image.new("RGB", (size, size))
-    ImageDraw.Draw(mask).ellipse((30, 40, 130, 150), fill="white")
-    mask.save(folder / ELLIPSE)
-    scribbles = Image.fromarray(np.full((size, size, 3), 255, np.uint8))
-    pen = ImageDraw.Draw(scribbles)
-    pen.line([(40, 70), (70, 45), (110, 60)], fill="#e6194b", width=12)
-    pen.line([(140, 215), (180, 190), (225, 150)], fill="#4363d8", width=12)
-    scribbles.save(folder / SCRIBBLES)
+    """The pictures that some graphs load."""
+    files = {ELLIPSE: "black", BAND: "black", SCRIBBLES: "white", PICTURE: "#808080"}
+    images = {name: Image.new("RGB", (256, 256), ground) for name, ground in files.items()}
+    pens = {name: ImageDraw.Draw(image) for name, image in images.items()}
+    pens[ELLIPSE].ellipse((30, 40, 130, 150), fill="white")
+    pens[BAND].rectangle((0, 95, 256, 130), fill="white")
+    pens[SCRIBBLES].line([(40, 70), (70, 45), (110, 60)], fill="#e6194b", width=12)
+    pens[SCRIBBLES].line([(140, 215), (180, 190), (225, 150)], fill="#4363d8", width=12)
+    pens[PICTURE].ellipse((45, 40, 105, 100), fill="#ff5050")
+    pens[PICTURE].line([(140, 215), (215, 160)], fill="#6080ff", width=24)
+    for name, image in images.items():
+        image.save(folder / name)
 
 
 if __name__ == "__main__":
