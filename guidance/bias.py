@@ -16,6 +16,7 @@ import torch
 
 from . import bias_terms
 from .architectures import unet
+from .architectures.unet import Block
 from .bias_methods import METHODS, BiasMethod, Layout
 from .capture import differentiable
 from .propagation import REGIONS
@@ -98,6 +99,7 @@ class _Run:
         self.scenes = {scene.cond["uuid"]: scene for scene in found}
         self.high, self.low = (float(model_sampling.percent_to_sigma(percent)) for percent in window)
         self.layouts: dict[tuple, Layout] = {}
+        self.blocks: dict[tuple[int, int], list[Block]] = {}
 
     def options(self, given: dict, x: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor) -> dict:
         """The transformer options of one forward with the bias in them; the same object where there is none."""
@@ -110,11 +112,16 @@ class _Run:
         replace = {name: dict(group) for name, group in given.get("patches_replace", {}).items()}
         for kind, chosen in (("attn1", self.method.self_block), ("attn2", self.method.cross_block)):
             group = replace.setdefault(kind, {})
-            for block in unet.all_blocks(self.network, *latent) if self.strengths[kind] else ():
+            for block in self._blocks(latent) if self.strengths[kind] else ():
                 if chosen(block, latent):
                     previous = group.get(block.key, group.get(block.key[:2]))
                     group[block.key] = partial(forward.attend, kind, previous)
         return {**given, "patches_replace": replace}
+
+    def _blocks(self, latent: tuple[int, int]) -> list[Block]:
+        if latent not in self.blocks:
+            self.blocks[latent] = unet.all_blocks(self.network, *latent)
+        return self.blocks[latent]
 
 
 @dataclass(frozen=True)
@@ -145,10 +152,12 @@ class _Forward:
         for begin, scene in zip(range(0, self.batch, size), self.rows, strict=True):
             part = slice(begin, begin + size)
             own = q[part], k[part], v[part]
-            if scene is None:
+            led = None
+            if scene is not None:
+                led = _led(*own, heads, partial(term, layout=self._layout(scene, grid, q.device, k.shape[1])))
+            if led is None:
                 parts.append(_plain(*own, extra) if whole is None else whole[part])
             else:
-                led = _led(*own, heads, partial(term, layout=self._layout(scene, grid, q.device, k.shape[1])))
                 parts.append(led if whole is None else whole[part] + led - _exact(*own, heads))
         return torch.cat(parts)
 
@@ -161,8 +170,9 @@ class _Forward:
         return layout.grown(regions) if regions else layout
 
 
-def _led(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, term: Callable) -> torch.Tensor:
-    """Attention with ``term(scores=, queries=)`` added to its logits. The term is a constant for autograd."""
+def _led(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, term: Callable) -> torch.Tensor | None:
+    """Attention with ``term(scores=, queries=)`` added to its logits; None: with nothing. For autograd the term is a
+    constant."""
     step = max(1, PIECE // (q.shape[0] * heads * k.shape[1]))
     pieces = []
     for begin in range(0, q.shape[1], step):
@@ -170,6 +180,8 @@ def _led(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, term: Ca
         piece = q[:, queries]
         with torch.no_grad():
             mask = term(scores=partial(bias_terms.logits, piece, k, heads), queries=queries)
+        if mask is None:
+            return None
         pieces.append(_exact(piece, k, v, heads, mask.to(q.dtype)))
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 

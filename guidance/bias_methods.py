@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .targets import Target
 
 Scores = Callable[[], torch.Tensor]
+Term = torch.Tensor | None
 CORE = 0.5  # a cell with this much attraction is inside a region, where inside or outside is all that counts
 
 
@@ -95,11 +96,11 @@ class BiasMethod:
         """Whether the self-attention of this block is biased."""
         return True
 
-    def cross(self, scores: Scores, queries: slice, layout: Layout, strength: float, time: float) -> torch.Tensor:
-        """-> what to add to the logits of cross-attention; broadcasts to ``scores()``, (B, heads, N, T)."""
+    def cross(self, scores: Scores, queries: slice, layout: Layout, strength: float, time: float) -> Term:
+        """-> what to add to the logits of cross-attention, or None. Broadcasts to ``scores()``: (B, heads, N, T)."""
         raise NotImplementedError
 
-    def self_(self, scores: Scores, queries: slice, layout: Layout, strength: float, time: float) -> torch.Tensor:
+    def self_(self, scores: Scores, queries: slice, layout: Layout, strength: float, time: float) -> Term:
         """-> what to add to the logits of self-attention; broadcasts to ``scores()``, (B, heads, N, cells)."""
         raise NotImplementedError
 
@@ -109,13 +110,13 @@ class ShareBias(BiasMethod):
 
     On a highlight the share is at least SHARE * attract, beyond its band at most 1 - suppress; the band is free. Words
     of the prompt only: start token and padding move only in so far as shares are relative. Among the cells of the
-    image, those of a highlight look away from the other highlights' in the same way. Where the guided step lets thin
-    strokes grow, the bias follows.
+    image, those of a highlight do not see those of the others. Where the guided step lets thin strokes grow, the bias
+    follows.
     """
 
     end_percent = 0.5
     SHARE = 0.9
-    FINEST_SELF = 24  # cells of the short side: self-attention in float32 is small up to there
+    FINEST_SELF = 32  # cells of the short side
 
     def cross_block(self, block: Block, latent: tuple[int, int]) -> bool:
         return min(block.grid) <= max(FINEST, min(latent) / 2)
@@ -129,12 +130,13 @@ class ShareBias(BiasMethod):
         moved = bias_terms.keep_share(scores(), phrases, floor, ceiling)
         return strength * (moved * layout.strengths) @ phrases
 
-    def self_(self, scores: Scores, queries: slice, layout: Layout, strength: float, time: float) -> torch.Tensor:
-        attract = layout.attract[:, :, queries]
-        cores = (layout.attract >= CORE).to(attract).transpose(-1, -2)
-        different = 1 - torch.eye(attract.shape[-1], device=attract.device)
-        ceiling = 1 - (attract[..., None, :] * different).amax(-1) * (1 - attract)
-        return strength * bias_terms.keep_share(scores(), cores, torch.zeros_like(ceiling), ceiling) @ cores
+    def self_(self, scores: Scores, queries: slice, layout: Layout, strength: float, time: float) -> Term:
+        if layout.attract.shape[-1] == 1:
+            return None
+        here, there = layout.attract[:, :, queries], (layout.attract >= CORE).to(layout.attract)
+        different = 1 - torch.eye(here.shape[-1], device=here.device)
+        foreign = (here[..., None, :] * different).amax(-1) * (1 - here)  # (1, 1, N, n): of which the cell is not
+        return bias_terms.shut_out((foreign @ there.transpose(-1, -2)).clamp(max=1), strength)
 
 
 class DenseDiffusion(BiasMethod):
