@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from limelight.guidance.errors import LimelightError
 from limelight.guidance.grounding import add_residual
 
-pytest_plugins = ["gligen_runs"]
+pytest_plugins = ["gligen_fixtures"]
 
 
 @pytest.mark.parametrize("parallel", [False, True])

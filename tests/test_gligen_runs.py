@@ -9,7 +9,7 @@ from guided_runs import BAR, CIRCLE, conditioning, noise, untouched
 
 from limelight.guidance.grounding import RESIDUAL, Grounding, add_residual
 
-pytest_plugins = ["gligen_runs"]
+pytest_plugins = ["gligen_fixtures"]
 
 HALVES = (("left", [2], [0.0, 0.0, 0.5, 1.0], 1.0), ("right", [3], [0.5, 0.0, 1.0, 1.0], 1.0))
 
