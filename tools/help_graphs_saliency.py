@@ -70,7 +70,7 @@ GRAPHS: dict[str, Graph] = {
         **predicted(None, None),
         **wish(None),
         "found": node("MaskPreview", (0, 0), (170, 230), "predicted", mask=("predict", 0)),
-        "wanted": node("MaskPreview", (0, 280), (170, 230), "wanted", mask=("wish", 0)),
+        "wanted": node("MaskPreview", (0, 300), (170, 230), "wanted", mask=("wish", 0)),
         "here": node(
             "LimelightSaliencyScore",
             (210, 0),

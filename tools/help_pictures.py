@@ -97,7 +97,7 @@ def _renamed(inputs: dict, numbers: dict[str, str]) -> dict:
 
 def _small(image: Image.Image) -> bytes:
     """-> PNG with as many colours as fit into LIMIT."""
-    for colours in (128, 64, 32):
+    for colours in (192, 128, 64):
         out = io.BytesIO()
         image.quantize(colours, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
         if out.tell() <= LIMIT:
