@@ -63,10 +63,13 @@ STRUCTURES = {"SD15": NARROW_SD15, "SD20": NARROW_SD2, "SDXL": NARROW_SDXL}
 @pytest.fixture(scope="session")
 def host(tmp_path_factory):
     """The host's modules, imported on the CPU: `import comfy...` works afterwards. -> namespace with `path`, `base`."""
-    base = tmp_path_factory.mktemp("host")
+    path = import_host(tmp_path_factory.mktemp("host"))
+    import folder_paths
+
+    base = Path(folder_paths.base_path)  # another one where a test has imported the host before
     for folder in ("custom_nodes", "input", "models"):
-        (base / folder).mkdir()
-    return SimpleNamespace(path=import_host(base), base=base)
+        (base / folder).mkdir(exist_ok=True)
+    return SimpleNamespace(path=path, base=base)
 
 
 @pytest.fixture(scope="session")

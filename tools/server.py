@@ -61,10 +61,12 @@ def complaints(log: str, *own_paths: Path) -> list[str]:
     """-> the lines of a host log that report something wrong and name the pack.
 
     own_paths are taken out first: the repository's own folder may be called limelight, and then every path names it.
+    What a node tells its user about an input (LimelightError) is an answer, not a complaint.
     """
     for path in own_paths:
         log = log.replace(str(path), "")
-    return [line for line in log.splitlines() if "limelight" in line.lower() and _COMPLAINT.search(line)]
+    lines = [line for line in log.splitlines() if "LimelightError" not in line]
+    return [line for line in lines if "limelight" in line.lower() and _COMPLAINT.search(line)]
 
 
 class HostServer:
