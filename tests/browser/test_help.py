@@ -33,7 +33,7 @@ def test_help_page_opens_with_its_picture(front_end_page):
     page = front_end_page
     open_graph(page, canvas_graph())
     page.evaluate("() => app.canvas.selectNodes([app.graph.nodes[0]])")
-    page.get_by_test_id("info-button").click()
+    page.get_by_test_id("info-button").dispatch_event("click")  # the toolbox follows the node, always a little late
     picture = page.locator(".node-help-content img")
     picture.wait_for()
     page.wait_for_function("() => document.querySelector('.node-help-content img').naturalWidth > 200")
