@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from stand_ins import write as write_stand_ins
 
 from limelight.bench.random_unet import SD15, SDXL
-from limelight.tools.in_process import ROOT, host_path, import_host
+from limelight.tools.in_process import ROOT, host_path, import_host, wait_for
 from limelight.tools.server import HostServer
 
 STAND_IN = "shapeworld_random.safetensors"  # file of models that example workflows need beside the checkpoint
@@ -60,6 +59,11 @@ NARROW_SDXL = SDXL | {
 STRUCTURES = {"SD15": NARROW_SD15, "SD20": NARROW_SD2, "SDXL": NARROW_SDXL}
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """The browser last: what fails without one is known sooner."""
+    items.sort(key=lambda item: "browser" in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def host(tmp_path_factory):
     """The host's modules, imported on the CPU: `import comfy...` works afterwards. -> namespace with `path`, `base`."""
@@ -77,7 +81,7 @@ def core_nodes(host):
     """Every stock node class of the host (nodes.py and comfy_extras) by id: `core_nodes["KSampler"]`."""
     import nodes
 
-    asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+    wait_for(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
     return nodes.NODE_CLASS_MAPPINGS
 
 

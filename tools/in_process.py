@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import sys
 import tempfile
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from .torchvision_ops import define_missing_operators
 
@@ -46,3 +50,10 @@ def import_host(base_directory: str | os.PathLike | None = None, cpu: bool = Tru
     for name in ("utils.extra_config", "utils.install_util", "nodes", "execution"):
         importlib.import_module(name)
     return path
+
+
+def wait_for(coroutine: Coroutine) -> Any:
+    """-> what the host's coroutine returns. In a thread of its own: the caller's may already run an event loop, as a
+    notebook's and a browser driver's do."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from .client import WorkflowError, WorkflowRefused, failure
-from .in_process import ROOT, host_path, import_host
+from .in_process import ROOT, host_path, import_host, wait_for
 
 
 class InProcessHost:
@@ -37,9 +36,9 @@ class InProcessHost:
         self._folder = tempfile.TemporaryDirectory(prefix="limelight-host-")
         folder_paths.set_output_directory(self._folder.name)
         folder_paths.set_temp_directory(self._folder.name)
-        asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+        wait_for(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
         for pack in packs:
-            if not asyncio.run(nodes.load_custom_node(str(pack))):
+            if not wait_for(nodes.load_custom_node(str(pack))):
                 raise WorkflowError(f"the host could not load the custom nodes in {pack}; see its messages above")
         server = SimpleNamespace(client_id=None, last_node_id=None, sockets_metadata={}, send_sync=lambda *_: None)
         self._executor = execution.PromptExecutor(
@@ -58,7 +57,7 @@ class InProcessHost:
         import execution
 
         name = f"limelight-{next(self._numbers)}"
-        valid, error, outputs, node_errors = asyncio.run(execution.validate_prompt(name, graph, None))
+        valid, error, outputs, node_errors = wait_for(execution.validate_prompt(name, graph, None))
         if not valid:
             raise WorkflowRefused(f"the host refused the workflow: {error} {node_errors}")
         self._executor.execute(graph, name, {}, outputs)
