@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..guidance.document import parse
-from ..guidance.raster import coverage
+from ..guidance.regions.document import parse
+from ..guidance.regions.raster import coverage
 from ..shapeworld.reader import Found, object_of, read
 from ..tools.client import HostClient
 from ..tools.in_process import ROOT

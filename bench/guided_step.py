@@ -40,9 +40,9 @@ RUN_STEPS = 50
 
 def naive_method(shape: Shape, loss):
     """-> (method, capture) of the published way."""
-    from limelight.guidance.architectures import unet
-    from limelight.guidance.capture import Capture
-    from limelight.guidance.limelight import Limelight
+    from limelight.guidance.attention.architectures import unet
+    from limelight.guidance.attention.capture import Capture
+    from limelight.guidance.attention.limelight import Limelight
 
     class Everything(Capture):
         """All heads' probabilities of every cross-attention, and no early way out."""
@@ -72,11 +72,11 @@ def looks(shape: Shape, model, seed: int) -> dict:
     import comfy.samplers
     import torch
 
-    from limelight.guidance.capture import Capture
-    from limelight.guidance.limelight import Limelight
-    from limelight.guidance.losses import placement_loss
-    from limelight.guidance.probe import Probe, differentiable_model
-    from limelight.guidance.scenes import scenes
+    from limelight.guidance.attention.capture import Capture
+    from limelight.guidance.attention.limelight import Limelight
+    from limelight.guidance.attention.losses import placement_loss
+    from limelight.guidance.attention.probe import Probe, differentiable_model
+    from limelight.guidance.attention.scenes import scenes
 
     x = torch.randn(1, 4, shape.latent, shape.latent, generator=torch.Generator().manual_seed(seed + 2)) * SIGMA
     sigma = torch.tensor([SIGMA])
@@ -112,7 +112,7 @@ def looks(shape: Shape, model, seed: int) -> dict:
 
 def step_ratios(shape: Shape, repeats: int, seed: int) -> dict[str, float]:
     """Median CPU time of each row's work over that of a plain step; repeats are interleaved."""
-    from limelight.guidance import bias
+    from limelight.guidance.attention import bias
 
     model = build_model(shape, seed)
     leaning = bias.attach(model, end_percent=1.0)
@@ -145,9 +145,9 @@ def sample_once(shape: Shape, row: str, seed: int) -> int:
     """One sampling step through the host's sampler. -> peak resident bytes of this process."""
     import torch
 
-    from limelight.guidance import bias
-    from limelight.guidance.limelight import Limelight
-    from limelight.guidance.step import attach
+    from limelight.guidance.attention import bias
+    from limelight.guidance.attention.limelight import Limelight
+    from limelight.guidance.attention.step import attach
 
     model = build_model(shape, seed)
     if row == "limelight":
@@ -184,7 +184,7 @@ def sample(shape: Shape, model, seed: int, steps: int) -> list[float]:
 def run_ratio(shape: Shape, seed: int, steps: int = RUN_STEPS) -> float:
     """CPU time of a run with guidance's defaults over that of as many plain steps, by the median of its own last third,
     which is not guided."""
-    from limelight.guidance.step import attach
+    from limelight.guidance.attention.step import attach
 
     times = sample(shape, attach(build_model(shape, seed)), seed, steps)
     return sum(times) / (steps * statistics.median(times[-steps // 3 :]))

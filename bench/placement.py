@@ -25,12 +25,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..guidance import bias
-from ..guidance.binding import KEY, bind
-from ..guidance.document import Stroke as DocumentStroke
-from ..guidance.published import METHODS, attach_published
-from ..guidance.raster import coverage
-from ..guidance.step import attach
+from ..guidance.attention import bias
+from ..guidance.attention.published import METHODS, attach_published
+from ..guidance.attention.step import attach
+from ..guidance.prompts.binding import KEY, bind
+from ..guidance.regions.document import Stroke as DocumentStroke
+from ..guidance.regions.raster import coverage
 from ..shapeworld.reader import Found, object_of, presence, read
 from . import table
 from .prompts import STROKE_WIDTH, Prompt, Stroke, document, hit, orientation_error, strokes_for, two_object_prompts

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..guidance.geometry import angle_between
-from ..guidance.score import centroid_distance, covered
+from ..guidance.attention.score import centroid_distance, covered
+from ..guidance.regions.geometry import angle_between
 from ..shapeworld.reader import Found, object_of
 from ..shapeworld.scenes import BACKGROUNDS, COLOURS, SHAPES, Thing, caption, random_scene
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..guidance.binding import KEY
-from ..guidance.capture import differentiable
+from ..guidance.attention.capture import differentiable
+from ..guidance.prompts.binding import KEY
 
 COMMON = {
     "image_size": 32,

@@ -1,1 +1,1 @@
-"""The mathematics: regions, targets, attention capture, losses, the guided step. Knows no node."""
+"""The mathematics: what a person draws and says, the attention it steers, the saliency it aims at. Knows no node."""

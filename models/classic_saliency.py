@@ -20,7 +20,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..guidance.saliency_maps import centre_bias
+from ..guidance.saliency.maps import centre_bias
 from .saliency import SaliencyNetwork, resize
 
 SIDE = 256  # pixels of the longer side that features are taken from

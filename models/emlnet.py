@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..guidance.saliency_maps import blur
+from ..guidance.saliency.maps import blur
 from .saliency import SaliencyNetwork, resize
 
 SIZE = 480, 640  # of what the networks see, whatever the picture's aspect

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..guidance.attention.grounding import RESIDUAL, SLOTS, Grounding
 from ..guidance.errors import LimelightError
-from ..guidance.grounding import RESIDUAL, SLOTS, Grounding
 from .gligen_keys import Key, Weights, name_of
 
 
@@ -106,7 +106,7 @@ class TextBoxGligen(nn.Module):
 
     def check_fits(self, network: nn.Module) -> None:
         """Raises LimelightError unless every transformer block of the host's UNet has its gated attention here."""
-        from ..guidance.architectures import unet
+        from ..guidance.attention.architectures import unet
 
         unet.check(network)
         there = {block.key: _width(network, block.key) for block in unet.all_blocks(network, 64, 64)}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..guidance.errors import LimelightError
-from ..guidance.prompt_tokens import read_text, tokenize
+from ..guidance.prompts.tokens import read_text, tokenize
 
 
 def phrase_feature(clip: Any, phrase: str) -> torch.Tensor:

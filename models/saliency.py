@@ -26,7 +26,7 @@ class SaliencyNetwork(nn.Module):
         """(B, 3, H, W) in [0, 1], any size -> what `forward` takes, of bounded size.
 
         scale: how much larger the picture appears to the viewer than those of the training data did, in degrees of
-        visual angle (see `guidance.saliency_display`); the network's input grows with it.
+        visual angle (see `guidance.saliency.display`); the network's input grows with it.
         """
         raise NotImplementedError
 

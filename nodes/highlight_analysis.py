@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..guidance import checks, record, sheet
-from ..guidance.recording import Recording, choose_steps
+from ..guidance import checks
+from ..guidance.attention import record, sheet
+from ..guidance.attention.recording import Recording, choose_steps
 from . import tensors
 from .schema import Attention, advanced
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..guidance.bias import LOOSENESS, attach
-from ..guidance.bias_methods import METHODS
+from ..guidance.attention.bias import LOOSENESS, attach
+from ..guidance.attention.bias_methods import METHODS
 from ..guidance.checks import number
 from ..guidance.errors import LimelightError
 from .schema import advanced

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..guidance import checks, overlay, raster
-from ..guidance.document import Document, Highlight, parse_text
+from ..guidance import checks
 from ..guidance.errors import LimelightError
+from ..guidance.regions import overlay, raster
+from ..guidance.regions.document import Document, Highlight, parse_text
 from . import tensors
 from .schema import Highlights, drawn_by
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..guidance import checks, document, maskpng
+from ..guidance import checks
 from ..guidance.errors import LimelightError
+from ..guidance.regions import document, maskpng
 from . import tensors
 from .schema import Highlights, advanced
 

@@ -9,12 +9,12 @@ import folder_paths
 from comfy_api.latest import io
 from node_helpers import conditioning_set_values
 
-from ..guidance.binding import KEY
+from ..guidance.attention.grounding import MARGIN, Grounded, Grounding
+from ..guidance.attention.grounding_run import with_hook
 from ..guidance.checks import number
-from ..guidance.document import Instance, parse, parse_instances
 from ..guidance.errors import LimelightError
-from ..guidance.grounding import MARGIN, Grounded, Grounding
-from ..guidance.grounding_run import with_hook
+from ..guidance.prompts.binding import KEY
+from ..guidance.regions.document import Instance, parse, parse_instances
 from ..models import gligen, gligen_files, gligen_keys
 from ..models.gligen_phrases import check_width, phrase_feature
 from .schema import Highlights, advanced

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..guidance.architectures.names import AUTO
+from ..guidance.attention.architectures.names import AUTO
+from ..guidance.attention.limelight import Limelight
+from ..guidance.attention.step import attach
 from ..guidance.checks import number, whole
 from ..guidance.errors import LimelightError
-from ..guidance.limelight import Limelight
-from ..guidance.step import attach
 from .schema import advanced
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..guidance import checks, document, overlay
+from ..guidance import checks
+from ..guidance.regions import document, overlay
 from . import tensors
 from .schema import Highlights, advanced
 

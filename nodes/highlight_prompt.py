@@ -5,11 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io
 from node_helpers import conditioning_set_values
 
-from ..guidance.binding import KEY, bind_to, merge_bound
-from ..guidance.document import parse
 from ..guidance.errors import LimelightError
-from ..guidance.phrases import swap_in_phrases
-from ..guidance.prompt_tokens import BREAK, PromptTokens, read_prompt, tokenize
+from ..guidance.prompts.binding import KEY, bind_to, merge_bound
+from ..guidance.prompts.phrases import swap_in_phrases
+from ..guidance.prompts.tokens import BREAK, PromptTokens, read_prompt, tokenize
+from ..guidance.regions.document import parse
 from .schema import Highlights, advanced
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..guidance.attention.published import METHODS, attach_published
 from ..guidance.checks import number
 from ..guidance.errors import LimelightError
-from ..guidance.published import METHODS, attach_published
 
 
 class LimelightHighlightPublished(io.ComfyNode):

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..guidance import checks, score, sheet
-from ..guidance.document import parse
+from ..guidance import checks
+from ..guidance.attention import score, sheet
+from ..guidance.attention.recording import Recording
 from ..guidance.errors import LimelightError
-from ..guidance.recording import Recording
+from ..guidance.regions.document import parse
 from . import tensors
 from .schema import Attention, Highlights
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..guidance import checks, scribble_image, scribbles
+from ..guidance import checks
 from ..guidance.errors import LimelightError
+from ..guidance.regions import scribble_image, scribbles
 from . import tensors
 from .schema import Highlights, advanced
 

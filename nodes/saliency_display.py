@@ -6,8 +6,9 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..guidance import checks, saliency_display
+from ..guidance import checks
 from ..guidance.errors import LimelightError
+from ..guidance.saliency import display as saliency_display
 from . import tensors
 from .schema import Display
 

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..guidance import checks, saliency_fixations, saliency_maps
+from ..guidance import checks
 from ..guidance.errors import LimelightError
+from ..guidance.saliency import fixations as saliency_fixations
+from ..guidance.saliency import maps as saliency_maps
 from . import tensors
 from .schema import advanced
 

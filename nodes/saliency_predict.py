@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..guidance import checks
 from ..guidance.errors import LimelightError
-from ..guidance.saliency_pictures import heat
+from ..guidance.saliency.pictures import heat
 from ..models import saliency_files
 from ..models.saliency import Predictor
 from ..models.unisal import DOMAINS

@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..guidance import checks, saliency_maps, saliency_pictures, saliency_report
-from ..guidance import saliency_metrics as metrics
+from ..guidance import checks
 from ..guidance.errors import LimelightError
+from ..guidance.saliency import maps as saliency_maps
+from ..guidance.saliency import metrics as metrics
+from ..guidance.saliency import pictures as saliency_pictures
+from ..guidance.saliency import report as saliency_report
 from . import tensors
 from .saliency_maps import CATEGORY
 

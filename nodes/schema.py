@@ -7,16 +7,16 @@ from typing import TypeVar
 from comfy_api.latest import io
 
 Highlights = io.Custom("HIGHLIGHTS")
-"""Socket type of the region document in its plain form (see `guidance.document`)."""
+"""Socket type of the region document in its plain form (see `guidance.regions.document`)."""
 
 Attention = io.Custom("LIMELIGHT_ATTENTION")
-"""Socket type of what a run showed: a `guidance.recording.Recording`."""
+"""Socket type of what a run showed: a `guidance.attention.recording.Recording`."""
 
 SaliencyPredictor = io.Custom("LIMELIGHT_SALIENCY_PREDICTOR")
 """Socket type of a `models.saliency.Predictor`."""
 
 Display = io.Custom("LIMELIGHT_DISPLAY")
-"""Socket type of a `guidance.saliency_display.Display`."""
+"""Socket type of a `guidance.saliency.display.Display`."""
 
 _Input = TypeVar("_Input", bound=io.Input)
 

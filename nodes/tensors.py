@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..guidance import checks, raster
-from ..guidance.document import MAX_INSTANCES
+from ..guidance import checks
 from ..guidance.errors import LimelightError
+from ..guidance.regions import raster
+from ..guidance.regions.document import MAX_INSTANCES
 
 MASK_SIDE = 1024  # larger masks are reduced: attention is never read on a finer grid
 

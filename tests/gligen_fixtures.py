@@ -7,7 +7,7 @@ import torch
 from gligen_weights import gligen_of, random_gligen
 from guided_runs import conditioning
 
-from limelight.guidance.grounding import Grounding
+from limelight.guidance.attention.grounding import Grounding
 
 ALWAYS = {"start_percent": 0.0, "end_percent": 1.0}
 

@@ -72,14 +72,14 @@ def sample(model, positive, x=None, sampler="euler", steps=3, cfg=3.0, mask=None
 
 def attach(model, **changes):
     """The guided step with settings that show an effect in few steps. changes: of `step.attach` or `Limelight`."""
-    from limelight.guidance import step
+    from limelight.guidance.attention import step
 
     return step.attach(model, method(changes), **{**EVERYWHERE, **changes})
 
 
 def method(changes: dict):
     """A `Limelight` for tests; takes its own settings out of `changes`."""
-    from limelight.guidance.limelight import Limelight
+    from limelight.guidance.attention.limelight import Limelight
 
     own = {key: changes.pop(key) for key in list(changes) if key in OWN}
     return Limelight(**{"updates": 2, "size": 0.05, "stop_at": 0.0, "separation": 0.0, "propagate": False, **own})
@@ -90,7 +90,7 @@ def prepared(model, positive, x: torch.Tensor, sigma: float = 5.0) -> SimpleName
     import comfy.model_management
     import comfy.samplers
 
-    from limelight.guidance.scenes import scenes
+    from limelight.guidance.attention.scenes import scenes
 
     with torch.inference_mode():
         guider = comfy.samplers.CFGGuider(model)
@@ -108,7 +108,7 @@ def prepared(model, positive, x: torch.Tensor, sigma: float = 5.0) -> SimpleName
 
 def look(run: SimpleNamespace, x: torch.Tensor, **changes):
     """Losses (B, n) and gradient at x."""
-    from limelight.guidance.probe import Probe, differentiable_model
+    from limelight.guidance.attention.probe import Probe, differentiable_model
 
     steering = method(changes)
     probe = Probe(run.guider.inner_model.diffusion_model, run.scenes, steering, **changes)
@@ -123,8 +123,8 @@ def reference_look(model, run, x, layers="auto"):
     """
     import copy
 
-    from limelight.guidance.architectures.unet import layout_blocks
-    from limelight.guidance.losses import placement_loss
+    from limelight.guidance.attention.architectures.unet import layout_blocks
+    from limelight.guidance.attention.losses import placement_loss
 
     scene = run.scenes[0]
     grids = {block.key: block.grid for block in layout_blocks(model.model.diffusion_model, *scene.size, layers)}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from limelight.guidance.attention.recording import Recorded, Recording, Step
 from limelight.guidance.errors import LimelightError
-from limelight.guidance.recording import Recorded, Recording, Step
 
 LEFT, RIGHT = [0.1, 0.25, 0.4, 0.75], [0.6, 0.25, 0.9, 0.75]
 
@@ -29,7 +29,7 @@ PAIR = document(("red circle", LEFT), ("blue bar", RIGHT))
 
 def recorded(batch: int = 1, latent: tuple[int, int] = (16, 32), value: dict = PAIR) -> Recording:
     """A run of two steps: flat maps, then each phrase with all the attention of its half of the image (h, 2 h)."""
-    from limelight.guidance.document import parse
+    from limelight.guidance.regions.document import parse
 
     recording, (height, width) = Recording(), latent
     highlights = parse(value).highlights
@@ -115,8 +115,8 @@ def test_any_size(preview, steps, latent, size):
 
 
 def test_very_many_steps_and_highlights_fit_on_a_sheet(preview):
-    from limelight.guidance.document import parse
-    from limelight.guidance.sheet import MAX_SHEET
+    from limelight.guidance.attention.sheet import MAX_SHEET
+    from limelight.guidance.regions.document import parse
 
     one = document(("red circle", LEFT))["highlights"][0]
     value = {"version": 1, "highlights": [{**one, "phrase": f"a very long phrase number {i}"} for i in range(30)]}

@@ -16,7 +16,7 @@ from guided_runs import (
     sample,
 )
 
-from limelight.guidance.architectures.unet import all_blocks, layout_blocks
+from limelight.guidance.attention.architectures.unet import all_blocks, layout_blocks
 
 HIGHLIGHTS = {
     "version": 1,

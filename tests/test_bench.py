@@ -10,8 +10,8 @@ import pytest
 from limelight.bench import placement, table
 from limelight.bench.prompts import stroke_of, two_object_prompts
 from limelight.bench.sheets import save_sheet
-from limelight.guidance.published import METHODS
-from limelight.guidance.published.base import coarse_blocks
+from limelight.guidance.attention.published import METHODS
+from limelight.guidance.attention.published.base import coarse_blocks
 from limelight.shapeworld.reader import read
 from limelight.shapeworld.scenes import random_scene, render
 
@@ -80,7 +80,7 @@ def test_the_same_latent_as_the_ksampler_node(world, two_steps) -> None:
 def test_presets_move_the_latent(world, two_steps) -> None:
     from limelight.bench import sampling
     from limelight.bench.prompts import document, strokes_for
-    from limelight.guidance.binding import KEY, bind
+    from limelight.guidance.prompts.binding import KEY, bind
 
     prompt = two_object_prompts(0, 1)[0]
     highlights = bind(world.clip, prompt.caption, document(strokes_for(0, 0, prompt)))

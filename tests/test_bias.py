@@ -8,9 +8,9 @@ import pytest
 import torch
 from guided_runs import BAR, CIRCLE, EVERYWHERE, conditioning, conditioning_for, noise, sample, untouched
 
-from limelight.guidance import bias
-from limelight.guidance.bias import attach
-from limelight.guidance.bias_methods import METHODS, BiasMethod
+from limelight.guidance.attention import bias
+from limelight.guidance.attention.bias import attach
+from limelight.guidance.attention.bias_methods import METHODS, BiasMethod
 
 OFF = ("red circle", [2, 3], [0.1, 0.1, 0.4, 0.4], 0.0)
 
@@ -294,7 +294,7 @@ def test_regions_that_the_guided_step_has_grown(tiny_sd15, calls):
     """The bias follows `propagation.REGIONS`."""
     from comfy.patcher_extension import WrappersMP
 
-    from limelight.guidance.propagation import REGIONS
+    from limelight.guidance.attention.propagation import REGIONS
 
     grown = torch.zeros(1, 16, 16)
     grown[:, :, 6:12] = 1  # a thin stroke in the middle has grown to both sides

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from limelight.guidance.bias_terms import FAR, densediffusion, keep_share, logits, shut_out, value_range
+from limelight.guidance.attention.bias_terms import FAR, densediffusion, keep_share, logits, shut_out, value_range
 
 N, M, HEADS = 5, 7, 2
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limelight.guidance.binding import bind, find_in, find_phrase, merge_bound
 from limelight.guidance.errors import LimelightError
-from limelight.guidance.prompt_tokens import read_prompt
+from limelight.guidance.prompts.binding import bind, find_in, find_phrase, merge_bound
+from limelight.guidance.prompts.tokens import read_prompt
 
 BOX = [{"shapes": [{"type": "box", "box": [0.1, 0.1, 0.5, 0.5]}]}]
 LONG = ", ".join(

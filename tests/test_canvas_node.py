@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from limelight.guidance import document, overlay, raster
 from limelight.guidance.errors import LimelightError
+from limelight.guidance.regions import document, overlay, raster
 
 STROKE = {"type": "stroke", "points": [[0.2, 0.3], [0.7, 0.3]], "width": 0.1}
 BOX = {"type": "box", "box": [0.5, 0.5, 0.75, 1.0]}

@@ -11,8 +11,8 @@ from guided_runs import BAR, CIRCLE, EVERYWHERE, conditioning, noise, sample, un
 from guided_runs import attach as guide
 from test_promises import control_net, lora
 
-from limelight.guidance import bias
-from limelight.guidance.architectures.unet import all_blocks
+from limelight.guidance.attention import bias
+from limelight.guidance.attention.architectures.unet import all_blocks
 
 PARTS = ("adapter", "control", "lora", "region", "bias", "guidance")
 SIZE = (16, 16)
@@ -136,7 +136,7 @@ def test_the_order_of_the_nodes_does_not_matter(tiny_sd15):
 
 def test_guidance_sees_attention_without_the_bias(tiny_sd15, monkeypatch):
     """Else it would hold highlights for satisfied that the bias keeps up, and leave the latent as it is."""
-    from limelight.guidance.capture import Capture
+    from limelight.guidance.attention.capture import Capture
 
     made, create = [], Capture.__init__
 

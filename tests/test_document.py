@@ -9,9 +9,9 @@ import json
 import numpy as np
 import pytest
 
-from limelight.guidance import document, maskpng
-from limelight.guidance.document import Box, Document, Highlight, Instance, Polygon, Raster, Stroke
 from limelight.guidance.errors import LimelightError
+from limelight.guidance.regions import document, maskpng
+from limelight.guidance.regions.document import Box, Document, Highlight, Instance, Polygon, Raster, Stroke
 
 HALF_MASK = maskpng.encode(np.array([[0.0, 1.0], [0.5, 1.0]]))
 

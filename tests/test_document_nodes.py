@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from limelight.guidance import document, maskpng
 from limelight.guidance.errors import LimelightError
+from limelight.guidance.regions import document, maskpng
 
 SEPARATE, TOGETHER = "one object of the phrase", "part of one object"
 

@@ -13,8 +13,8 @@ from PIL import Image
 from voc_folder import NAMES, TEMPLATE, Photo, write_clip, write_folder, write_segmenter
 
 from limelight.bench.workflow import load_workflow, on_shapeworld
-from limelight.guidance import voc
-from limelight.guidance.letterbox import Letterbox
+from limelight.guidance.regions import voc
+from limelight.guidance.regions.letterbox import Letterbox
 from limelight.shapeworld.scenes import BACKGROUNDS
 from limelight.tools.console import StepFailed
 from limelight.tools.in_process import ROOT

@@ -12,7 +12,7 @@ from PIL import Image
 from voc_folder import TEMPLATE, write_clip, write_folder
 
 from limelight.bench.workflow import load_workflow
-from limelight.guidance.document import Document
+from limelight.guidance.regions.document import Document
 from limelight.tools.console import StepFailed
 from limelight.tools.in_process import ROOT
 from limelight.tools.torchvision_ops import define_missing_operators

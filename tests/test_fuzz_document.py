@@ -11,9 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from limelight.guidance import document, maskpng, raster
 from limelight.guidance.errors import LimelightError
-from limelight.guidance.targets import build_targets
+from limelight.guidance.regions import document, maskpng, raster
+from limelight.guidance.regions.targets import build_targets
 
 # no deadline: a busy machine is no defect; a fixed order of examples: a red run can be run again
 relaxed = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from gligen_weights import SD1, XL, gligen_of, random_gligen
 
+from limelight.guidance.attention.grounding import SLOTS, Grounding
 from limelight.guidance.errors import LimelightError
-from limelight.guidance.grounding import SLOTS, Grounding
 
 TOLERANCE = 1e-5
 HEADS = 4  # of the tiny UNet

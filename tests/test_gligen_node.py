@@ -9,8 +9,8 @@ from gligen_weights import gligen_of, in_diffusers, random_gligen
 from guided_runs import BAR, CIRCLE, attach, conditioning, look, noise, prepared
 from safetensors.torch import save_file
 
+from limelight.guidance.attention.grounding import add_residual
 from limelight.guidance.errors import LimelightError
-from limelight.guidance.grounding import add_residual
 
 pytest_plugins = ["gligen_fixtures"]
 
@@ -43,7 +43,7 @@ def test_guided_and_grounded(tiny_sd15, gligen, ground, parallel):
 
 
 def test_boxes_follow_what_grows_in_the_guided_step(tiny_sd15, ground, told, monkeypatch):
-    from limelight.guidance import limelight
+    from limelight.guidance.attention import limelight
 
     def growing(self, seen, scene):
         circle, bar = scene.targets(16, 16, torch.device("cpu"))

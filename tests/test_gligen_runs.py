@@ -7,7 +7,7 @@ import torch
 from gligen_runs import differ, sample
 from guided_runs import BAR, CIRCLE, conditioning, noise, untouched
 
-from limelight.guidance.grounding import RESIDUAL, Grounding, add_residual
+from limelight.guidance.attention.grounding import RESIDUAL, Grounding, add_residual
 
 pytest_plugins = ["gligen_fixtures"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from limelight.guidance import maskpng
-from limelight.guidance.document import parse_instances
-from limelight.guidance.grounding import Grounded, Grounding
+from limelight.guidance.attention.grounding import Grounded, Grounding
+from limelight.guidance.regions import maskpng
+from limelight.guidance.regions.document import parse_instances
 
 
 def grounded(*shapes):

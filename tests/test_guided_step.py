@@ -25,7 +25,7 @@ from guided_runs import (
 @pytest.mark.parametrize("size", [(16, 16), (17, 23)])
 def test_gradient_is_that_of_plain_autograd(tiny_sd15, size):
     x = noise(2, 4, *size) * 5
-    from limelight.guidance.architectures.unet import layout_blocks
+    from limelight.guidance.attention.architectures.unet import layout_blocks
 
     run = prepared(tiny_sd15, conditioning(CIRCLE, BAR), x)
     expected, gradient, maps = reference_look(tiny_sd15, run, x)
@@ -56,7 +56,7 @@ def test_separation_adds_the_self_attention_of_each_highlight_to_the_others(tiny
 
 
 def test_separation_is_zero_where_objects_do_not_look_at_each_other(tiny_sd15):
-    from limelight.guidance.separation import separation_loss
+    from limelight.guidance.attention.separation import separation_loss
 
     run = prepared(tiny_sd15, conditioning(CIRCLE, BAR), noise(1, 4, 16, 16))
     targets = run.scenes[0].targets(8, 8, torch.device("cpu"))
@@ -70,7 +70,7 @@ def test_separation_is_zero_where_objects_do_not_look_at_each_other(tiny_sd15):
 def test_layers_with_fetch_time_patches_have_the_patched_gradient(host):
     import comfy.ops
 
-    from limelight.guidance.autograd import frozen_weights
+    from limelight.guidance.attention.autograd import frozen_weights
 
     layers = (
         (comfy.ops.disable_weight_init.Linear(6, 3), (2, 6)),
@@ -119,8 +119,8 @@ def test_updates_have_the_size_that_was_asked_for(tiny_sd15):
 
 
 def descend(run, x, mask=None, look=None, **changes):
-    from limelight.guidance.descent import Descent
-    from limelight.guidance.probe import Probe, differentiable_model
+    from limelight.guidance.attention.descent import Descent
+    from limelight.guidance.attention.probe import Probe, differentiable_model
 
     probe = Probe(run.guider.inner_model.diffusion_model, run.scenes, method({"updates": 4, **changes}))
     if look is not None:
@@ -131,7 +131,7 @@ def descend(run, x, mask=None, look=None, **changes):
 
 
 def test_a_step_that_makes_the_loss_worse_is_taken_back(tiny_sd15):
-    from limelight.guidance.probe import Look
+    from limelight.guidance.attention.probe import Look
 
     x = torch.zeros(2, 4, 16, 16)
     run = prepared(tiny_sd15, conditioning(CIRCLE), x)
@@ -150,7 +150,7 @@ def test_a_step_that_makes_the_loss_worse_is_taken_back(tiny_sd15):
 
 
 def test_samples_of_a_batch_stop_one_by_one(tiny_sd15):
-    from limelight.guidance.probe import Look
+    from limelight.guidance.attention.probe import Look
 
     x = torch.zeros(2, 4, 16, 16)
     run = prepared(tiny_sd15, conditioning(CIRCLE), x)
@@ -165,7 +165,7 @@ def test_samples_of_a_batch_stop_one_by_one(tiny_sd15):
 
 
 def test_gradients_that_are_not_finite_are_left_out(tiny_sd15, caplog):
-    from limelight.guidance.losses import placement_loss
+    from limelight.guidance.attention.losses import placement_loss
 
     def broken(maps, targets, tokens):
         poison = torch.where(torch.arange(maps.shape[0]) == 0, torch.inf, 1.0)
@@ -201,7 +201,7 @@ def test_half_precision_models_are_guided_in_single_precision(make_sd15, dtype):
 
 
 def test_latents_smaller_than_a_map_and_deep_transformers(make_sd15):
-    from limelight.guidance.architectures.unet import all_blocks, layout_blocks
+    from limelight.guidance.attention.architectures.unet import all_blocks, layout_blocks
 
     network = make_sd15().model.diffusion_model
     assert {block.grid for block in all_blocks(network, 16, 16)} == {(16, 16), (8, 8), (4, 4)}
@@ -219,7 +219,7 @@ def test_latents_smaller_than_a_map_and_deep_transformers(make_sd15):
 def test_grown_regions_travel_to_the_model_calls_behind_the_guided_step(tiny_sd15):
     from comfy.patcher_extension import WrappersMP
 
-    from limelight.guidance.propagation import REGIONS
+    from limelight.guidance.attention.propagation import REGIONS
 
     seen = []
 

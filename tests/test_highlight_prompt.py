@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limelight.guidance.binding import KEY, bind
 from limelight.guidance.errors import LimelightError
+from limelight.guidance.prompts.binding import KEY, bind
 
 BOX = [{"shapes": [{"type": "box", "box": [0.1, 0.1, 0.5, 0.5]}]}]
 EMPTY = {"version": 1, "highlights": []}

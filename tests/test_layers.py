@@ -8,8 +8,8 @@ from guided_runs import BAR, CIRCLE, conditioning_for, noise, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limelight.guidance.architectures.names import is_automatic, listing, named
-from limelight.guidance.architectures.unet import all_blocks, layout_blocks
+from limelight.guidance.attention.architectures.names import is_automatic, listing, named
+from limelight.guidance.attention.architectures.unet import all_blocks, layout_blocks
 from limelight.guidance.errors import LimelightError
 
 SD15_KEYS = "input 1-2, input 4-5, input 7-8, middle, output 3-11"

@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from limelight.guidance.losses import phrase_map, placement_loss, shape_loss
-from limelight.guidance.propagation import grown, with_region
-from limelight.guidance.targets import build_targets
+from limelight.guidance.attention.losses import phrase_map, placement_loss, shape_loss
+from limelight.guidance.attention.propagation import grown, with_region
+from limelight.guidance.regions.targets import build_targets
 
 WORDS = [1, 2, 3, 4]  # columns of the prompt's words; 0 is the start token, 5.. padding
 TOKENS = 8

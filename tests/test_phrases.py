@@ -6,8 +6,8 @@ import pytest
 import torch
 from test_highlight_prompt import BOX, EMPTY, LONG, assert_same_encoding, document
 
-from limelight.guidance.binding import KEY
 from limelight.guidance.errors import LimelightError
+from limelight.guidance.prompts.binding import KEY
 
 
 @pytest.fixture(scope="module")

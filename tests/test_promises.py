@@ -116,7 +116,7 @@ def test_nothing_stays_after_an_error(tiny_sd15):
 def test_interrupts_are_honoured_and_nothing_stays(tiny_sd15, checkpoint):
     import comfy.model_management as management
 
-    from limelight.guidance.losses import placement_loss
+    from limelight.guidance.attention.losses import placement_loss
 
     def interrupts(maps, targets, tokens):
         management.interrupt_current_processing(True)
@@ -388,7 +388,7 @@ def test_guiders_with_two_positive_prompts(tiny_sd15):
 
 
 def test_highlights_on_the_negative_prompt_are_ignored(tiny_sd15):
-    from limelight.guidance.scenes import scenes
+    from limelight.guidance.attention.scenes import scenes
 
     conds = {"positive": [], "negative": [dict(conditioning(CIRCLE)[0][1], cross_attn=torch.zeros(1, 77, 64))]}
     assert scenes(conds, (16, 16), 1.0) == []
@@ -414,7 +414,7 @@ def test_every_stock_sampler(tiny_sd15, caplog, name):
     from comfy.patcher_extension import WrappersMP
     from comfy.samplers import sampler_object
 
-    from limelight.guidance.samplers import calls_of_steps, function_name, keeps_edits
+    from limelight.guidance.attention.samplers import calls_of_steps, function_name, keeps_edits
 
     steps, calls, positive = 5, [], conditioning(CIRCLE, BAR)
     model = tiny_sd15.clone()
@@ -524,8 +524,8 @@ def test_highlights_and_conditioning_must_belong_together(tiny_sd15):
 
 
 def test_only_image_latents():
+    from limelight.guidance.attention.step import latent_size
     from limelight.guidance.errors import LimelightError
-    from limelight.guidance.step import latent_size
 
     with pytest.raises(LimelightError, match="found 5 dimensions, expected 4"):
         latent_size((None, None, torch.zeros(1, 4, 2, 8, 8)), {})

@@ -7,13 +7,13 @@ import pytest
 import torch
 from published_maps import TOKENS, filled, random_maps, random_self_maps, slow_sharpened
 
-from limelight.guidance.published.attend_and_excite import attend_and_excite, worst
-from limelight.guidance.published.base import sharpened
-from limelight.guidance.published.boxdiff import boxdiff, boxdiff_inner
-from limelight.guidance.published.layout_guidance import box_energy
-from limelight.guidance.published.refocusing import cross_refocusing, grounding_refocusing, self_refocusing
-from limelight.guidance.published.regions import bounding_box
-from limelight.guidance.published.tradiffusion import trace_energy
+from limelight.guidance.attention.published.attend_and_excite import attend_and_excite, worst
+from limelight.guidance.attention.published.base import sharpened
+from limelight.guidance.attention.published.boxdiff import boxdiff, boxdiff_inner
+from limelight.guidance.attention.published.layout_guidance import box_energy
+from limelight.guidance.attention.published.refocusing import cross_refocusing, grounding_refocusing, self_refocusing
+from limelight.guidance.attention.published.regions import bounding_box
+from limelight.guidance.attention.published.tradiffusion import trace_energy
 
 SIZES = [(16, 16), (12, 20), (7, 9)]
 PHRASES = [(2, 3), (5,), (7,)]

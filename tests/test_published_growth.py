@@ -9,8 +9,8 @@ import pytest
 import torch
 from published_maps import filled, slow_bilinear
 
-from limelight.guidance.capture import Capture, probabilities
-from limelight.guidance.published.growth import affinity, divergence, grow
+from limelight.guidance.attention.capture import Capture, probabilities
+from limelight.guidance.attention.published.growth import affinity, divergence, grow
 
 
 def attention(h: int, w: int, seed: int = 0, batch: int = 2) -> torch.Tensor:

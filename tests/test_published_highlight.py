@@ -9,8 +9,8 @@ import pytest
 import torch
 from published_maps import TOKENS, filled, random_maps, random_self_maps, scene_of, slow_bilinear
 
-from limelight.guidance.published.base import sharpened
-from limelight.guidance.published.highlight_losses import (
+from limelight.guidance.attention.published.base import sharpened
+from limelight.guidance.attention.published.highlight_losses import (
     centre_and_angle,
     feature_loss,
     focal_loss,
@@ -18,7 +18,7 @@ from limelight.guidance.published.highlight_losses import (
     object_masks,
     self_loss,
 )
-from limelight.guidance.published.regions import individuals, on_grid, tight_boxes
+from limelight.guidance.attention.published.regions import individuals, on_grid, tight_boxes
 
 SIZES = [(16, 16), (12, 20), (7, 9)]
 PHRASES = [(2, 3), (5,)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from limelight.guidance.architectures.unet import Block
-from limelight.guidance.bias_methods import Layout
-from limelight.guidance.published.modulation import StrokeModulation
+from limelight.guidance.attention.architectures.unet import Block
+from limelight.guidance.attention.bias_methods import Layout
+from limelight.guidance.attention.published.modulation import StrokeModulation
 
 CELLS, TOKENS, HEADS = 12, 7, 2
 

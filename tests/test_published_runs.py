@@ -8,19 +8,19 @@ from gligen_weights import gligen_of, random_gligen
 from guided_runs import BAR, CIRCLE, conditioning, noise, prepared, sample, untouched
 from published_maps import random_maps, random_self_maps, scene_of
 
-from limelight.guidance.architectures import unet
-from limelight.guidance.binding import KEY
+from limelight.guidance.attention.architectures import unet
+from limelight.guidance.attention.method import percent_of_step
+from limelight.guidance.attention.published import METHODS, attach_published
+from limelight.guidance.attention.published.base import coarse_blocks, coarse_map
+from limelight.guidance.attention.published.highlight import ScribbleDiffusion, first_of_finest
+from limelight.guidance.attention.published.refocusing import grounding_refocusing
+from limelight.guidance.attention.published.refocusing_methods import AttentionRefocusing
+from limelight.guidance.attention.published.regions import boxes
+from limelight.guidance.attention.published.tradiffusion import TraDiffusion, distance_to_trace
+from limelight.guidance.attention.seen import Seen
+from limelight.guidance.attention.step import attach
 from limelight.guidance.errors import LimelightError
-from limelight.guidance.method import percent_of_step
-from limelight.guidance.published import METHODS, attach_published
-from limelight.guidance.published.base import coarse_blocks, coarse_map
-from limelight.guidance.published.highlight import ScribbleDiffusion, first_of_finest
-from limelight.guidance.published.refocusing import grounding_refocusing
-from limelight.guidance.published.refocusing_methods import AttentionRefocusing
-from limelight.guidance.published.regions import boxes
-from limelight.guidance.published.tradiffusion import TraDiffusion, distance_to_trace
-from limelight.guidance.seen import Seen
-from limelight.guidance.step import attach
+from limelight.guidance.prompts.binding import KEY
 
 LINE = {"type": "stroke", "points": [[0.1, 0.2], [0.9, 0.2]], "width": 0.1}
 
@@ -34,7 +34,7 @@ def highlighted() -> list:
 
 def looks(model, name: str, x: torch.Tensor, percent: float, count: int = 2) -> list:
     """Losses, wanted and gradient of the first looks of a step."""
-    from limelight.guidance.probe import Probe, differentiable_model
+    from limelight.guidance.attention.probe import Probe, differentiable_model
 
     run = prepared(model, highlighted(), x)
     probe = Probe(run.guider.inner_model.diffusion_model, run.scenes, METHODS[name]())
@@ -158,7 +158,7 @@ def test_the_coarse_map_is_the_mean_of_its_layers() -> None:
 
 
 def test_traces_are_the_centre_lines_of_strokes() -> None:
-    from limelight.guidance.document import Box, Stroke
+    from limelight.guidance.regions.document import Box, Stroke
 
     distance = distance_to_trace([Stroke(((0.0, 0.5), (1.0, 0.5)), 0.4)], 40, 60)
     assert distance.shape == (40, 60) and distance.min() == 1

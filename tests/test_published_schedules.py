@@ -9,19 +9,19 @@ import pytest
 import torch
 from published_maps import scene_of
 
-from limelight.guidance.method import percent_of_step
-from limelight.guidance.published import METHODS
-from limelight.guidance.published.attend_and_excite import AttendAndExcite, Refining
-from limelight.guidance.published.base import noise_share, step_index
-from limelight.guidance.published.boxdiff import BoxDiff
-from limelight.guidance.published.highlight import (
-    HighlightGuidedDiffusion,
-    ScribbleDiffusion,
-    row_at,
+from limelight.guidance.attention.method import percent_of_step
+from limelight.guidance.attention.published import METHODS
+from limelight.guidance.attention.published.attend_and_excite import AttendAndExcite, Refining
+from limelight.guidance.attention.published.base import noise_share, step_index
+from limelight.guidance.attention.published.boxdiff import BoxDiff
+from limelight.guidance.attention.published.highlight import HighlightGuidedDiffusion, ScribbleDiffusion, row_at
+from limelight.guidance.attention.published.layout_guidance import BackwardGuidance, LayoutGuidance
+from limelight.guidance.attention.published.refocusing_methods import (
+    AttentionRefocusing,
+    CrossRefocusing,
+    SelfRefocusing,
 )
-from limelight.guidance.published.layout_guidance import BackwardGuidance, LayoutGuidance
-from limelight.guidance.published.refocusing_methods import AttentionRefocusing, CrossRefocusing, SelfRefocusing
-from limelight.guidance.published.tradiffusion import TraDiffusion
+from limelight.guidance.attention.published.tradiffusion import TraDiffusion
 
 
 def planned(method, runs: int = 50) -> list[int]:

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from limelight.guidance import maskpng, raster
-from limelight.guidance.document import Box, Instance, Polygon, Raster, Stroke
 from limelight.guidance.errors import LimelightError
+from limelight.guidance.regions import maskpng, raster
+from limelight.guidance.regions.document import Box, Instance, Polygon, Raster, Stroke
 
 GRIDS = [(1, 1), (1, 7), (8, 8), (8, 12), (17, 9), (64, 64), (96, 64)]
 

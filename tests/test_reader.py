@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from limelight.guidance.geometry import angle_between
+from limelight.guidance.regions.geometry import angle_between
 from limelight.shapeworld.reader import object_of, presence, read
 from limelight.shapeworld.scenes import COLOURS, Scene, Thing, random_scene, render
 

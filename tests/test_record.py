@@ -9,7 +9,7 @@ from guided_runs import BAR, CIRCLE, attach, conditioning, look, noise, prepared
 
 @pytest.fixture
 def record(host):
-    from limelight.guidance import record
+    from limelight.guidance.attention import record
 
     return record.attach
 
@@ -30,7 +30,7 @@ def watched(model) -> tuple[object, list]:
 
 def direct(model, positive, x: torch.Tensor, sigma: float, **options) -> tuple[torch.Tensor, torch.Tensor]:
     """Shares (B, n, h, w) and losses (B, n) from the guided step's own probe of the conditioning alone."""
-    from limelight.guidance.losses import phrase_map, placement_loss
+    from limelight.guidance.attention.losses import phrase_map, placement_loss
 
     shares, losses = [], []
 
@@ -257,8 +257,8 @@ def test_only_unets(host, record):
 
 @pytest.fixture
 def recording():
-    from limelight.guidance.document import Box, Highlight, Instance
-    from limelight.guidance.recording import Recorded, Recording, Step
+    from limelight.guidance.attention.recording import Recorded, Recording, Step
+    from limelight.guidance.regions.document import Box, Highlight, Instance
 
     recording = Recording()
     circle = Highlight("red circle", (Instance((Box((0.1, 0.1, 0.5, 0.5)),)),), color="#ff0000")
@@ -280,15 +280,15 @@ def recording():
     ],
 )
 def test_choosing_steps(recording, text, chosen):
-    from limelight.guidance.recording import choose_steps
+    from limelight.guidance.attention.recording import choose_steps
 
     assert [step.index for step in choose_steps(recording, text)] == chosen
 
 
 @pytest.mark.parametrize("text", ["", " , ", "10", "-1", "101%", "%", "nan%", "1e3", "0..5", "some", "5-7", "٣²"])
 def test_bad_steps(recording, text):
+    from limelight.guidance.attention.recording import choose_steps
     from limelight.guidance.errors import LimelightError
-    from limelight.guidance.recording import choose_steps
 
     with pytest.raises(LimelightError, match="^steps: found .*expected"):
         choose_steps(recording, text)

@@ -9,8 +9,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from limelight.guidance import saliency_metrics as metrics
 from limelight.guidance.errors import LimelightError
+from limelight.guidance.saliency import metrics as metrics
 from limelight.tools.console import StepFailed
 from limelight.tools.environment import prepare_pysaliency
 

@@ -13,9 +13,11 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from limelight.guidance import saliency_display, saliency_maps, saliency_report
-from limelight.guidance import saliency_metrics as metrics
 from limelight.guidance.errors import LimelightError
+from limelight.guidance.saliency import display as saliency_display
+from limelight.guidance.saliency import maps as saliency_maps
+from limelight.guidance.saliency import metrics as metrics
+from limelight.guidance.saliency import report as saliency_report
 
 
 @pytest.fixture(scope="module")

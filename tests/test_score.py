@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from limelight.guidance.document import parse
-from limelight.guidance.raster import coverage
-from limelight.guidance.score import iou, score, summary, table
+from limelight.guidance.attention.score import iou, score, summary, table
+from limelight.guidance.regions.document import parse
+from limelight.guidance.regions.raster import coverage
 
 SIDE = 128
 BAR = (0.2, 0.4, 0.8, 0.6)

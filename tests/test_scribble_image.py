@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from limelight.guidance import scribble_image, voc
-from limelight.guidance.document import MAX_INSTANCES, Stroke
 from limelight.guidance.errors import LimelightError
-from limelight.guidance.raster import coverage
-from limelight.guidance.scribbles import compose
-from limelight.guidance.skeleton import lines, skeleton
+from limelight.guidance.regions import scribble_image, voc
+from limelight.guidance.regions.document import MAX_INSTANCES, Stroke
+from limelight.guidance.regions.raster import coverage
+from limelight.guidance.regions.scribbles import compose
+from limelight.guidance.regions.skeleton import lines, skeleton
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from limelight.guidance import scribbles, voc
-from limelight.guidance.document import Box, Document, Highlight, Instance, Polygon, Raster, Stroke
 from limelight.guidance.errors import LimelightError
-from limelight.guidance.letterbox import Letterbox
-from limelight.guidance.maskpng import encode
-from limelight.guidance.raster import coverage
-from limelight.guidance.scribbles import compose, plural, read_xml, target_size
+from limelight.guidance.regions import scribbles, voc
+from limelight.guidance.regions.document import Box, Document, Highlight, Instance, Polygon, Raster, Stroke
+from limelight.guidance.regions.letterbox import Letterbox
+from limelight.guidance.regions.maskpng import encode
+from limelight.guidance.regions.raster import coverage
+from limelight.guidance.regions.scribbles import compose, plural, read_xml, target_size
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies

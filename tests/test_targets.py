@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from limelight.guidance.errors import LimelightError
-from limelight.guidance.targets import BAND, build_targets, moments
+from limelight.guidance.regions.targets import BAND, build_targets, moments
 
 
 def stroke(*points, width=0.06) -> dict:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from limelight.guidance import voc
+from limelight.guidance.regions import voc
 from limelight.shapeworld.scenes import BACKGROUNDS, COLOURS, Scene, Thing, random_scene, render
 
 CLASS_OF = {"red": "bird", "green": "boat", "blue": "person", "yellow": "tvmonitor"}

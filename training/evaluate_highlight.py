@@ -34,8 +34,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..bench import table
-from ..guidance.scribbles import LINE_WIDTH, TEMPLATE
-from ..guidance.voc import CLASSES
+from ..guidance.regions.scribbles import LINE_WIDTH, TEMPLATE
+from ..guidance.regions.voc import CLASSES
 from ..tools.client import HostClient, WorkflowError
 from ..tools.console import StepFailed, main_guard, say
 from ..tools.in_process import ROOT

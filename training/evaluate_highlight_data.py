@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..guidance import voc
-from ..guidance.document import Document
 from ..guidance.errors import LimelightError
-from ..guidance.letterbox import Letterbox
-from ..guidance.raster import coverage
-from ..guidance.scribbles import LINE_WIDTH, compose, read_xml
+from ..guidance.regions import voc
+from ..guidance.regions.document import Document
+from ..guidance.regions.letterbox import Letterbox
+from ..guidance.regions.raster import coverage
+from ..guidance.regions.scribbles import LINE_WIDTH, compose, read_xml
 from ..tools.console import StepFailed, say
 
 WHERE = """\
@@ -67,9 +67,9 @@ def read_items(
     """Every picture of the split that has a label map and a scribble of an object, in the order of the split.
 
     size: (width, height) of the image to generate. names: what the prompt calls a class, by VOC name. count: at most so
-    many. The rest: as for `guidance.scribbles`. Scribbles of what VOC has no class for (PASCAL-Context's grass and sky)
-    are left out, like the background. Raises StepFailed, with where to get what is missing, and with the file that is
-    broken.
+    many. The rest: as for `guidance.regions.scribbles`. Scribbles of what VOC has no class for (PASCAL-Context's grass
+    and sky) are left out, like the background. Raises StepFailed, with where to get what is missing, and with the file
+    that is broken.
     """
     scribbles = scribbles or folder / "Scribbles"
     listed = folder / "ImageSets" / "Main" / f"{split}.txt"

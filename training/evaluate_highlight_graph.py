@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bench.workflow import load_workflow, to_prompt
-from ..guidance.document import Document
+from ..guidance.regions.document import Document
 from ..tools.console import StepFailed
 
 Graph = dict[str, dict[str, Any]]

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..guidance.document import Document
+from ..guidance.regions.document import Document
 from ..tools.client import WorkflowError, WorkflowRefused
 from ..tools.console import StepFailed
 from .evaluate_highlight_data import Item

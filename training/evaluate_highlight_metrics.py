@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..guidance.voc import CLASSES, VOID
+from ..guidance.regions.voc import CLASSES, VOID
 
 NOTHING = len(CLASSES)  # last column of the confusion matrix: pixels of images that were not made
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..guidance.voc import CLASSES
+from ..guidance.regions.voc import CLASSES
 from ..tools.console import StepFailed
 from ..tools.torchvision_ops import define_missing_operators
 

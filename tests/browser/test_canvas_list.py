@@ -6,7 +6,7 @@ import json
 
 from browser_pages import bare_objects, bare_value, box, highlight, load_bare, screenshot
 
-from limelight.guidance import document
+from limelight.guidance.regions import document
 
 
 def test_the_list(bare_page):

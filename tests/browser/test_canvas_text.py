@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from browser_pages import WATCH_LONG_TASKS, Hand, open_bare
 
-from limelight.guidance import document, raster
 from limelight.guidance.errors import LimelightError
+from limelight.guidance.regions import document, raster
 
 STROKE = {"type": "stroke", "points": [[0.2, 0.3], [0.7, 0.3]], "width": 0.1}
 GOOD = {"phrase": "red circle", "instances": [{"shapes": [STROKE]}]}

@@ -1,0 +1,1 @@
+"""The sampler's attention: captured, steered by gradients or by bias, recorded."""

@@ -1,0 +1,1 @@
+"""Which tokens of an encoded prompt a phrase means."""

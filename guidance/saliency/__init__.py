@@ -1,0 +1,1 @@
+"""Saliency maps: made, shown, measured."""
