@@ -2,15 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from ..guidance.errors import LimelightError
+
+# parts of a diffusers folder that hold weights but no UNet or ControlNet
+OTHER_PARTS = {"vae", "text_encoder", "text_encoder_2", "image_encoder", "safety_checker"}
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)$")
+
+
+def offered(names: Iterable[str], without: Iterable[str] = OTHER_PARTS) -> list[str]:
+    """Of the files in a folder of models, those that may hold what is wanted: none from the parts of a diffusers folder
+    that hold something else, and of a file in several pieces the first."""
+    without = set(without)
+    return [name for name in names if not without & {*PurePath(name).parts[:-1]} and _piece(name) <= 1]
+
+
+def read_pieces(path: Path, name: str, remedy: str = "") -> Any:
+    """As `read`, all pieces of a file in several together."""
+    if not _piece(path.name):
+        return read(path, name, remedy)
+    stem, _, count, ending = _SHARD.fullmatch(path.name).groups()
+    state: dict[str, torch.Tensor] = {}
+    for number in range(1, int(count) + 1):
+        piece = path.with_name(f"{stem}-{number:05}-of-{count}{ending}")
+        if not piece.is_file():
+            raise LimelightError(
+                f"{name}: {path.name} is one of {int(count)} pieces, and {piece.name} is not beside it. Put all "
+                "pieces into one folder."
+            )
+        state.update(read(piece, name, remedy))
+    return state
+
+
+def _piece(name: str) -> int:
+    """Which piece of a file in several this is, from 1; 0: not a piece."""
+    found = _SHARD.fullmatch(name)
+    return int(found[2]) if found else 0
 
 
 def read(path: Path, name: str, remedy: str = "") -> Any:

@@ -15,7 +15,7 @@ from ..guidance.checks import number
 from ..guidance.errors import LimelightError
 from ..guidance.prompts.binding import KEY
 from ..guidance.regions.document import Instance, parse, parse_instances
-from ..models import gligen, gligen_files, gligen_keys
+from ..models import files, gligen, gligen_files, gligen_keys
 from ..models.gligen_phrases import check_width, phrase_feature
 from .schema import Highlights, advanced
 
@@ -36,7 +36,7 @@ class LimelightGLIGENLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "gligen_name",
-                    options=gligen_files.offered(folder_paths.get_filename_list("gligen")),
+                    options=files.offered(folder_paths.get_filename_list("gligen")),
                     tooltip="A file in models/gligen. Of a diffusers folder take the file in its folder 'unet'; of a "
                     "model in several files the first.",
                 )

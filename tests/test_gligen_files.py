@@ -150,7 +150,7 @@ def test_the_original_checkpoint_is_loaded_without_its_settings(tmp_path, weight
 
 
 def test_which_files_are_offered():
-    from limelight.models.gligen_files import offered
+    from limelight.models.files import offered
 
     unet = "gligen/unet/diffusion_pytorch_model"
     listed = [
