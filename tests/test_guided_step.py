@@ -21,6 +21,8 @@ from guided_runs import (
     sample,
 )
 
+STRIPES = torch.tensor([1.0, -1.0]).repeat(8)  # a gradient without a mean
+
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 23)])
 def test_gradient_is_that_of_plain_autograd(tiny_sd15, size):
@@ -118,6 +120,26 @@ def test_updates_have_the_size_that_was_asked_for(tiny_sd15):
     assert torch.allclose(masked[..., :4].square().mean((1, 2, 3)).sqrt(), rms, rtol=1e-3)
 
 
+def test_updates_do_not_tint(tiny_sd15):
+    x = noise(2, 4, 16, 16) * 5
+    run = prepared(tiny_sd15, conditioning(CIRCLE), x)
+    update = descend(run, x, updates=1)
+    assert update.abs().mean() > 0.1
+    assert update.mean((2, 3)).abs().max() < 1e-6
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[..., 4:12] = 1
+    mask[..., 6:8] = 0.5
+    masked = descend(run, x, updates=1, mask=mask)
+    assert masked.mean((2, 3)).abs().max() < 1e-6
+    assert masked[..., :4].abs().max() == masked[..., 12:].abs().max() == 0
+
+
+def test_separation_that_cannot_be_had_is_told_once(tiny_sd15, caplog):
+    with caplog.at_level(logging.INFO):
+        sample(attach(tiny_sd15, separation=0.5, layers="output 5"), conditioning(CIRCLE, BAR), noise(1, 4, 40, 40))
+    assert caplog.text.count("no separation of the highlights") == 1
+
+
 def descend(run, x, mask=None, look=None, **changes):
     from limelight.guidance.attention.descent import Descent
     from limelight.guidance.attention.probe import Probe, differentiable_model
@@ -134,17 +156,18 @@ def test_a_step_that_makes_the_loss_worse_is_taken_back(tiny_sd15):
     from limelight.guidance.attention.probe import Look
 
     x = torch.zeros(2, 4, 16, 16)
+    floor = 0.2 * STRIPES
     run = prepared(tiny_sd15, conditioning(CIRCLE), x)
     visited = []
 
     def narrow_valley(guider, at, *_):
         visited.append(at.clone())
-        distance = (at - 0.2).square().mean((1, 2, 3)) + 1.0  # never satisfied: only the valley's floor is at 1
+        distance = (at - floor).square().mean((1, 2, 3)) + 1.0  # never satisfied: only the valley's floor is at 1
         wanted = torch.ones(2, 1, dtype=torch.bool)
-        return Look(distance[:, None], wanted, 2 * (at - 0.2) / at[0].numel())
+        return Look(distance[:, None], wanted, 2 * (at - floor) / at[0].numel())
 
     update = descend(run, x, look=narrow_valley, updates=8, size=0.1)
-    distances = [(at - 0.2).square().mean().item() for at in [*visited, update]]
+    distances = [(at - floor).square().mean().item() for at in [*visited, update]]
     assert distances[1] > distances[0]  # the first step of 0.1 * sqrt(26) jumps across the valley
     assert distances[-1] < 0.1 * distances[0]
 
@@ -156,7 +179,7 @@ def test_samples_of_a_batch_stop_one_by_one(tiny_sd15):
     run = prepared(tiny_sd15, conditioning(CIRCLE), x)
 
     def second_is_satisfied(guider, at, *_):
-        gradient = torch.ones_like(at) * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
+        gradient = STRIPES.expand_as(at) * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
         return Look(torch.tensor([[0.8], [0.0]]), torch.tensor([[True], [False]]), gradient)
 
     update = descend(run, x, look=second_is_satisfied)

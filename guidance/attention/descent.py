@@ -14,9 +14,9 @@ class Descent:
 
     An update is -length * g / rms(g) in units of a latent of variance 1, with
     length = min(step_size * strength * radius, loss / (n rms(g))): the second is the step that would bring a linear
-    loss to zero (Polyak), so that updates fade as the maps become right. The radius of each sample falls when a
-    step made its loss worse, and that step is taken back. Of a method that does not normalise, an update is
-    -step_size * strength * g.
+    loss to zero (Polyak), so that updates fade as the maps become right. g has mean 0 in every channel: a mean moves
+    nothing anywhere, it tints the image. The radius of each sample falls when a step made its loss worse, and that
+    step is taken back. Of a method that does not normalise, an update is -step_size * strength * g.
     """
 
     def __init__(self, probe: Probe, strength: float) -> None:
@@ -67,6 +67,8 @@ class Descent:
         if mask is not None:
             gradient = gradient * mask
         axes = (1, 2, 3)
+        if self.method.normalise:
+            gradient = gradient - _mean(gradient, mask)
         sound = gradient.isfinite().all(dim=3).all(dim=2).all(dim=1).view(-1, 1, 1, 1)
         if not sound.all():
             self.broken += 1
@@ -121,6 +123,15 @@ def percent_of(model_sampling: object, sigma: torch.Tensor) -> float:
     """Where sigma lies on the noise schedule: 0 = pure noise, 1 = the finished image."""
     last = getattr(model_sampling, "num_timesteps", 1000) - 1
     return 1 - float(model_sampling.timestep(sigma[:1])) / last
+
+
+def _mean(gradient: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """(B, C, H, W) -> the mean of each channel, to be taken away, (B, C, 1, 1) or (B, C, H, W); gradient is already 0
+    where the mask is, and stays so."""
+    if mask is None:
+        return gradient.mean((2, 3), keepdim=True)
+    weight = mask.expand_as(gradient)
+    return weight * gradient.sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True).clamp_min(1e-6)
 
 
 def _choose(worse: torch.Tensor, kept: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

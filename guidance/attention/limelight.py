@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -47,6 +48,7 @@ class Limelight(Method):
 
     def __post_init__(self) -> None:
         self._regions: dict[int, torch.Tensor] = {}
+        self._told = False
 
     def regions(self) -> dict[int, torch.Tensor]:
         return self._regions
@@ -74,6 +76,9 @@ class Limelight(Method):
                 targets = [with_region(target, self._regions[target.index]) for target in targets]
             each.append(self._loss(maps, targets, tokens))
         loss = torch.stack(each).mean(0)
+        if self.separation > 0 and len(scene.phrases) > 1 and not seen.self_ and not self._told:
+            self._told = True
+            logging.info("Limelight: no separation of the highlights: at this size the self-attention is too large.")
         if self.separation > 0 and seen.self_ and len(scene.phrases) > 1:
             apart = [separation_loss(m, scene.targets(*m.shape[1:3], m.device)) for m in seen.self_.values()]
             loss = loss + self.separation * torch.stack(apart).mean(0)
