@@ -93,6 +93,17 @@ def build_unet(in_channels: int = 4) -> UNet2DConditionModel:
 
 
 @torch.no_grad()
+def widened(unet: UNet2DConditionModel, in_channels: int) -> UNet2DConditionModel:
+    """The same network with more input channels, to which it pays no attention yet."""
+    wide = build_unet(in_channels)
+    state = unet.state_dict()
+    weight = torch.zeros_like(wide.conv_in.weight)
+    weight[:, : unet.config.in_channels] = state["conv_in.weight"]
+    wide.load_state_dict({**state, "conv_in.weight": weight})
+    return wide
+
+
+@torch.no_grad()
 def whiten_latents(vae: AutoencoderKL, images: torch.Tensor) -> None:
     """Give the latents zero mean and unit covariance after scaling, by changing the two 1x1 convolutions exactly.
 

@@ -1,10 +1,12 @@
-"""Train shapeworld from scratch: ``vae``, then ``unet`` (text encoder and UNet together), then ``decoder``.
+"""Train shapeworld from scratch: ``vae``, ``unet`` (text encoder and UNet together), ``decoder``, ``inpaint``.
 
     python -m limelight.shapeworld.train vae     --work DIR --steps 5000 --batch 16
     python -m limelight.shapeworld.train unet    --work DIR --steps 3900 --tokenizer HOST/comfy/sd1_tokenizer
     python -m limelight.shapeworld.train decoder --work DIR --steps 500 --batch 8
+    python -m limelight.shapeworld.train inpaint --work DIR --steps 1200 --tokenizer HOST/comfy/sd1_tokenizer
 
-The last stage sharpens the autoencoder's decoder on whole images; the latents, and so the UNet, stay as they are.
+``decoder`` sharpens the autoencoder's decoder on whole images; the latents, and so the UNet, stay as they are.
+``inpaint`` makes a UNet for inpainting from the UNet (`inpaint`).
 Every stage resumes from ``DIR/<stage>.pt``; asking for more ``--steps`` trains on. CPU or CUDA, bf16 autocast.
 """
 
@@ -12,14 +14,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tqdm import tqdm
 
 from .data import DEVICE, autocast, cached_grounding, cached_latents, save, scenes, to_unit
 from .networks import (
@@ -38,13 +38,19 @@ from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditi
 from diffusers.training_utils import EMAModel
 from transformers import CLIPTextModel
 
+from .descent import (
+    CAPTION_DROPOUT,
+    COOLDOWN,
+    GROUNDING,
+    SCHEDULE,
+    descend,
+    importance,
+    learning_rate,
+    set_rate,
+    steps_of,
+)
 from .grounding import grounding_loss, record
 
-SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-COOLDOWN = 0.2  # last share of the steps, over which the learning rate falls to zero
-CAPTION_DROPOUT = 0.1
-SNR_CAP = 5.0
-GROUNDING = 0.05  # weight of the loss on cross-attention maps
 LATENT_NOISE = 0.1  # of the white latents' standard deviation, when the decoder is sharpened
 VALIDATION = (
     "a red circle and a blue bar on a gray background",
@@ -56,36 +62,6 @@ VALIDATION = (
     "a blue circle and a red circle on a gray background",
     "a green bar and a blue square on a white background",
 )
-
-
-def learning_rate(base: float, step: int, steps: int) -> float:
-    """Warm-up, constant, linear cool-down: a run can be prolonged by resuming with more steps."""
-    return base * min(1.0, (step + 1) / 200, max(0.0, (steps - step) / (COOLDOWN * steps)))
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def descend(loss: torch.Tensor, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """One optimizer step, gradients clipped to norm 1."""
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def steps_of(
-    state: dict, name: str, steps: int, save_every: int, keep: Callable[[], None]
-) -> Iterator[tuple[int, tqdm]]:
-    """Yield the steps that are left, with the progress bar; save on the way and at the end."""
-    bar = tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc=name, mininterval=5)
-    for step in bar:
-        yield step, bar
-        state["step"] = step + 1
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            keep()
 
 
 def train_vae(work: Path, steps: int, batch: int, base_rate: float) -> None:
@@ -200,10 +176,7 @@ def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: 
     maps = record(models["unet"])
     empty = vocabulary.encode([""])
     noise_schedule = DDPMScheduler(**SCHEDULE)
-    cumulative = noise_schedule.alphas_cumprod
-    snr = cumulative / (1 - cumulative)
-    # min-SNR weighting (Hang et al. 2023) as a sampling density: same expectation, less variance
-    density = snr.clamp(max=SNR_CAP) / snr
+    density = importance(noise_schedule)
 
     def keep() -> None:
         save(
@@ -268,12 +241,12 @@ def generate(text, unet, vae, vocabulary: Vocabulary, prompts, steps: int = 20, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("vae", "unet", "decoder"))
+    parser.add_argument("stage", choices=("vae", "unet", "decoder", "inpaint"))
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, caches and samples")
     parser.add_argument("--steps", type=int, required=True, help="total steps, those of earlier runs included")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=None, help="learning rate (default 1e-3; unet 5e-4)")
-    parser.add_argument("--tokenizer", type=Path, help="the host's comfy/sd1_tokenizer folder (unet)")
+    parser.add_argument("--rate", type=float, default=None, help="default 1e-3; unet 5e-4, inpaint 3e-4")
+    parser.add_argument("--tokenizer", type=Path, help="the host's comfy/sd1_tokenizer folder (unet, inpaint)")
     parser.add_argument("--scenes", type=int, default=30_000, help="how many scenes to encode and cache (unet)")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -282,7 +255,11 @@ def main() -> None:
     elif args.stage == "decoder":
         train_decoder(args.work, args.steps, args.batch, args.rate or 1e-3)
     elif args.tokenizer is None:
-        parser.error("the unet stage needs --tokenizer")
+        parser.error(f"the {args.stage} stage needs --tokenizer")
+    elif args.stage == "inpaint":
+        from .inpaint import train_inpaint
+
+        train_inpaint(args.work, args.steps, args.batch, args.rate or 3e-4, args.tokenizer, args.scenes)
     else:
         train_unet(args.work, args.steps, args.batch, args.rate or 5e-4, args.tokenizer, args.scenes)
 
