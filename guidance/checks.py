@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,25 @@ def mapping(value: Any, path: str, keys: tuple[str, ...]) -> Mapping:
         if key not in keys:
             raise LimelightError(f"{path}: found the unknown key {show(key)}; expected {', '.join(keys)}.")
     return value
+
+
+def json_text(text: Any, path: str, what: str) -> Any:
+    """The value of JSON text. A slip in it is reported with its line and column. what: it should be, for errors."""
+    if not isinstance(text, str):
+        raise LimelightError(f"{path}: found {show(text)}; expected {what} as JSON text.")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise LimelightError(
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}. "
+            "Check commas, quotes and brackets just before that place."
+        ) from error
+    except RecursionError as error:
+        raise LimelightError(f"{path}: the JSON is nested too deeply for {what}.") from error
+    except ValueError as error:  # Python refuses to read integers of thousands of digits
+        raise LimelightError(
+            f"{path}: a number in the JSON cannot be read ({error}). Write a shorter number."
+        ) from error
 
 
 def show(value: Any) -> str:

@@ -28,11 +28,16 @@ def normalised(one: np.ndarray, how: str) -> np.ndarray:
     return {KEEP: lambda m: m, PEAK: saliency_maps.peak, STRETCH: saliency_maps.stretched}[how](one)
 
 
-def output(maps: np.ndarray) -> io.NodeOutput:
-    """MASK of the maps; what is odd about them goes to the log."""
+def warn(maps: np.ndarray) -> None:
+    """Tells the log what is odd about maps (B, H, W)."""
     for i, one in enumerate(maps, 1):
         for warning in saliency_maps.warnings(one):
             logging.warning("Saliency map %d of %d: %s.", i, len(maps), warning)
+
+
+def output(maps: np.ndarray) -> io.NodeOutput:
+    """MASK of the maps; what is odd about them goes to the log."""
+    warn(maps)
     return io.NodeOutput(torch.from_numpy(np.ascontiguousarray(maps, np.float32)).clamp_(0, 1))
 
 

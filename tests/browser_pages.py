@@ -21,7 +21,7 @@ SHOW_ALL = """() => {
 }"""
 SHOW_NODE = """id => {
   const node = app.canvas.graph.getNodeById(id)
-  node.widgets.find(widget => widget.name === "highlights").element.dataset.node = id
+  node.widgets.find(widget => ["highlights", "blobs"].includes(widget.name)).element.dataset.node = id
   app.canvas.ds.fitToBounds(node.boundingRect, { zoom: 0.9 })
   app.canvas.setDirty(true, true)
 }"""

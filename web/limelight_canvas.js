@@ -1,11 +1,14 @@
-// The extension: draws the `highlights` text of LimelightHighlightCanvas as a canvas, in both of the front end's renderers.
+// The extension: draws the text of LimelightHighlightCanvas and of LimelightSaliencyEditor as a canvas, in both of the
+// front end's renderers.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { createHighlightCanvas } from "./limelight/highlight_canvas.js";
 import { asOneStep, backgroundOf, passThrough, promptOf, sizeOf } from "./limelight/host.js";
+import { createSaliencyCanvas } from "./limelight/saliency_canvas.js";
 
-const KIND = "LIMELIGHT_HIGHLIGHTS"; // the widgetType in nodes/highlight_canvas.py
+// by the widgetType in nodes/highlight_canvas.py and nodes/saliency_editor.py
+const KINDS = { LIMELIGHT_HIGHLIGHTS: createHighlightCanvas, LIMELIGHT_SALIENCY: createSaliencyCanvas };
 const SMALLEST = [500, 420]; // of the widget; the user may make the node larger
 const WAIT = 10_000; // milliseconds until a removed node's canvas is given up
 
@@ -24,9 +27,9 @@ function after(node, name, more) {
 }
 
 /** A canvas and the node that it belongs to now: { canvas, node, widget, background: of the last run }. */
-function createOwned(node) {
+function createOwned(node, kind) {
   const owned = { node, widget: null, background: null };
-  owned.canvas = createHighlightCanvas({
+  owned.canvas = KINDS[kind]({
     size: () => sizeOf(owned.node),
     prompt: () => promptOf(owned.node),
     onEdit: () => asOneStep(app, () => owned.widget?.callback?.(owned.widget.value)),
@@ -41,10 +44,11 @@ function createOwned(node) {
   return owned;
 }
 
-function createWidget(node, name) {
-  let owned = createOwned(node);
+function createWidget(kind, node, name, start) {
+  let owned = createOwned(node, kind);
+  if (start) owned.canvas.editor.load(start);
   let place = null; // the node's graph and id, while it has them
-  const widget = node.addDOMWidget(name, KIND, owned.canvas.element, {
+  const widget = node.addDOMWidget(name, kind, owned.canvas.element, {
     getValue: () => owned.canvas.editor.text,
     setValue: (text) => owned.canvas.editor.load(text),
     getMinHeight: () => SMALLEST[1],
@@ -55,7 +59,7 @@ function createWidget(node, name) {
 
   const soon = () => setTimeout(owned.refresh); // the change that is being told of is not in the graph yet
   const settle = () => {
-    if (node.graph) place = `${node.graph.id}:${node.id}`;
+    if (node.graph) place = `${kind}:${node.graph.id}:${node.id}`;
     soon();
   };
   const takeOver = () => {
@@ -99,6 +103,10 @@ function createWidget(node, name) {
 }
 
 app.registerExtension({
-  name: "limelight.highlight_canvas",
-  getCustomWidgets: () => ({ [KIND]: createWidget }),
+  name: "limelight.canvas",
+  getCustomWidgets: () => Object.fromEntries(
+    Object.keys(KINDS).map((kind) => (
+      [kind, (node, name, spec) => createWidget(kind, node, name, spec?.[1]?.default)]
+    )),
+  ),
 });

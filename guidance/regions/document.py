@@ -34,7 +34,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import flag, listed, mapping, number, show, whole
+from ..checks import flag, json_text, listed, mapping, number, show, whole
 from ..errors import LimelightError
 from . import geometry, maskpng
 
@@ -157,21 +157,7 @@ def parse(value: Any) -> Document:
 
 def parse_text(text: Any) -> Document:
     """Reads JSON text. A slip in the JSON itself is reported with its line and column."""
-    if not isinstance(text, str):
-        raise LimelightError(f"text: found {show(text)}; expected the highlights document as JSON text.")
-    try:
-        return parse(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise LimelightError(
-            f"text: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}. "
-            "Check commas, quotes and brackets just before that place."
-        ) from error
-    except RecursionError as error:
-        raise LimelightError("text: the JSON is nested too deeply for a highlights document.") from error
-    except LimelightError:
-        raise
-    except ValueError as error:  # Python refuses to read integers of thousands of digits
-        raise LimelightError(f"text: a number in the JSON cannot be read ({error}). Write a shorter number.") from error
+    return parse(json_text(text, "text", "the highlights document"))
 
 
 def merge(first: Document, second: Document) -> Document:
