@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 MUTED, BYPASSED = 2, 4
-LOADERS = {"ControlNetLoader", "LimelightGLIGENLoader"}  # of models for Stable Diffusion 1 that shapeworld cannot use
+# loaders of models that shapeworld cannot use: what comes before the name of a stand-in's file
+LOADERS = {"ControlNetLoader": "", "LimelightGLIGENLoader": "", "LimelightInpaintControlNetLoader": "inpaint_"}
+MODEL_IS_OPTIONAL = {"LimelightSalientBackground", "LimelightEcomInpaint"}  # nodes that also run without such a model
+PRODUCT = Path(__file__).with_name("product.png")  # stands in for the user's picture: a circle, cut out by its alpha
 # places of widths and heights among a node's widgets
 PIXELS = {"EmptyLatentImage": (0, 1), "EmptyImage": (0, 1), "SolidMask": (1, 2), "LimelightHighlightCanvas": (1, 2)}
 
@@ -76,27 +80,33 @@ def load_workflow(path: Path) -> dict:
 
 
 def on_shapeworld(workflow: dict, side: int = 128, stand_in: str = "") -> dict:
-    """The workflow with shapeworld's loader for the checkpoint loader, its longer side ``side`` pixels.
+    """The workflow with shapeworld's loader for the checkpoint loader, its longer side ``side`` pixels, and PRODUCT for
+    pictures that it loads (of the host's input folder, see `copy_product`).
 
     stand_in: the file, of shapeworld's sizes, that the loaders of other models take. Without one, the nodes that use
-    those models are bypassed.
+    those models are bypassed, or go without.
     """
     workflow = copy.deepcopy(workflow)
     nodes = workflow["nodes"]
-    sides = [value for node in nodes if node["type"] == "EmptyLatentImage" for value in node["widgets_values"][:2]]
+    sized = {"EmptyLatentImage"} & {node["type"] for node in nodes} or PIXELS.keys()
+    sides = [node["widgets_values"][i] for node in nodes if node["type"] in sized for i in PIXELS[node["type"]]]
     for node in nodes:
         values = node.get("widgets_values")
         if node["type"] == "CheckpointLoaderSimple":
             node.update(type="ShapeworldLoader", widgets_values=[], properties={})
         elif node["type"] in LOADERS and stand_in:
-            node["widgets_values"] = [stand_in]
+            node["widgets_values"] = [LOADERS[node["type"]] + stand_in]
+        elif node["type"] == "LoadImage":
+            node["widgets_values"] = [PRODUCT.name, "image"]
         for place in PIXELS.get(node["type"], ()):
             values[place] = round(values[place] * side / max(sides))
     if not stand_in:
         loaders = {node["id"] for node in nodes if node["type"] in LOADERS}
         users = {link[3] for link in workflow["links"] if link[1] in loaders}
+        without = {node["id"] for node in nodes if node["type"] in MODEL_IS_OPTIONAL}
+        unused = {link[1] for link in workflow["links"] if link[1] in loaders and link[3] in without}
         for node in nodes:
-            node["mode"] = BYPASSED if node["id"] in users else node.get("mode", 0)
+            node["mode"] = BYPASSED if node["id"] in users - without | unused else node.get("mode", 0)
     return workflow
 
 
@@ -105,11 +115,18 @@ def of_type(prompt: dict[str, dict], class_type: str) -> list[dict]:
     return [prompt[key] for key in sorted(prompt, key=int) if prompt[key]["class_type"] == class_type]
 
 
+def copy_product(base: Path) -> None:
+    """Put PRODUCT into the input folder of a host's base directory."""
+    (base / "input").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(PRODUCT, base / "input" / PRODUCT.name)
+
+
 def shapeworld_copies(folder: Path, base: Path) -> None:
     """Put a copy of every workflow of ``folder``, ready for shapeworld, among the saved workflows of a host's base
     directory, so that the front end lists it and *Run* works without a checkpoint."""
     saved = base / "user" / "default" / "workflows"
     saved.mkdir(parents=True, exist_ok=True)
+    copy_product(base)
     for path in sorted(folder.glob("*.json")):
         text = json.dumps(on_shapeworld(load_workflow(path)))
         (saved / f"{path.stem}_shapeworld.json").write_text(text, encoding="utf-8")

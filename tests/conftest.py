@@ -11,6 +11,7 @@ import pytest
 from stand_ins import write as write_stand_ins
 
 from limelight.bench.random_unet import SD15, SDXL
+from limelight.bench.workflow import copy_product
 from limelight.tools.in_process import ROOT, host_path, import_host, wait_for
 from limelight.tools.server import HostServer
 
@@ -219,10 +220,11 @@ def server(host):
     """The real host as a process of its own, the pack and the shapeworld loader in its custom nodes. -> HostServer.
 
     `server.url`; `server.client.run_workflow(graph)` -> history entry; `server.client.images(entry)` -> PNG bytes.
-    Its models folder has a ControlNet and a GLIGEN, STAND_IN, with random weights.
+    Its models folder has ControlNets and a GLIGEN, STAND_IN, with random weights, and its input folder a picture.
     """
     base = ROOT / ".cache" / "test-base"
     write_stand_ins(base / "models", STAND_IN)
+    copy_product(base)
     with HostServer(Path(sys.executable), host_path(), base=base) as running:
         yield running
 

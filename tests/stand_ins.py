@@ -9,19 +9,31 @@ import torch
 from gligen_weights import random_gligen
 from safetensors.torch import save_file
 
+from limelight.bench.workflow import LOADERS
+
 HINT = (3, 16, 16, 32, 32, 96, 96, 256)  # channels between a ControlNet's first layers; then come the UNet's own
 WEAK = 0.1  # gain of a ControlNet's last layers: felt, but the model is not drowned
 
 
 def write(models: Path, name: str) -> None:
-    """Write a ControlNet and a GLIGEN of this file name into a host's folder of models. Needs the imported host."""
+    """Write ControlNets and a GLIGEN of this file name into a host's folder of models; the name of the ControlNet with
+    nine input channels begins as `on_shapeworld` wants it. Needs the imported host."""
     from limelight.shapeworld.nodes import load
 
     network = load()[0].model.diffusion_model
     width = network.input_blocks[1][1].transformer_blocks[0].attn2.to_k.in_features
-    for folder, state in (("controlnet", control_net(network)), ("gligen", random_gligen(network, width))):
-        (models / folder).mkdir(parents=True, exist_ok=True)
-        save_file(state, models / folder / name)
+    files = {f"controlnet/{name}": control_net(network), f"gligen/{name}": random_gligen(network, width)}
+    files[f"controlnet/{LOADERS['LimelightInpaintControlNetLoader']}{name}"] = inpainting(control_net(network))
+    for file, state in files.items():
+        (models / file).parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, models / file)
+
+
+def inpainting(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same ControlNet (original layout) with nine input channels."""
+    first = state["input_blocks.0.0.weight"]
+    more = torch.randn(first.shape[0], 5, 3, 3, generator=torch.Generator().manual_seed(5)) / (5 * 9) ** 0.5
+    return {**state, "input_blocks.0.0.weight": torch.cat([first, more.to(first)], 1)}
 
 
 def control_net(network: torch.nn.Module) -> dict[str, torch.Tensor]:
