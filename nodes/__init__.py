@@ -16,6 +16,7 @@ from . import (
     highlight_published,
     highlight_score,
     highlight_scribbles,
+    saliency_control,
     saliency_display,
     saliency_editor,
     saliency_maps,
@@ -38,6 +39,7 @@ NODES: list[type[io.ComfyNode]] = [
     *saliency_editor.NODES,
     *saliency_maps.NODES,
     *saliency_display.NODES,
+    *saliency_control.NODES,
     *saliency_predict.NODES,
     *saliency_score.NODES,
 ]
