@@ -18,6 +18,7 @@ SCALE = 4.0  # guidance scale of all tables
 SCHEDULER = "normal"
 SIDE = 128
 WEIGHTS = ROOT / "shapeworld" / "nodes" / "shapeworld.safetensors"
+INPAINT = WEIGHTS.with_stem("shapeworld_inpaint")
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,16 @@ class World:
     vae: Any
 
 
-def load_world(weights: Path = WEIGHTS) -> World:
-    """Shapeworld through its loader node's code, on the GPU where torch has one."""
-    if not weights.is_file():
-        raise FileNotFoundError(f"no shapeworld weights at {weights}: train and export them (shapeworld/README.md)")
+def load_world(weights: Path = WEIGHTS, inpaint: Path | None = None) -> World:
+    """Shapeworld through its loader node's code, on the GPU where torch has one. inpaint: INPAINT for the UNet with 9
+    channels."""
+    for path in (weights, inpaint):
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(f"no shapeworld weights at {path}: train and export them (shapeworld/README.md)")
     import torch
 
     import_host(cpu=not torch.cuda.is_available())
-    return World(*_loader().load(weights))
+    return World(*_loader().load(weights, inpaint))
 
 
 def _loader() -> ModuleType:
@@ -57,25 +60,32 @@ def encode(clip: Any, text: str, **options: Any) -> list:
         return [[rows, {**own, **options}] for rows, own in clip.encode_from_tokens_scheduled(clip.tokenize(text))]
 
 
-def sample(model: Any, positive: list, negative: list, seed: int, sampler: str = "euler") -> tuple[Any, float]:
-    """One image. -> latent (1, 4, SIDE / 8, SIDE / 8), seconds of processor time."""
+def sample(
+    model: Any, positive: list, negative: list, seed: int, sampler: str = "euler", latent: dict | None = None
+) -> tuple[Any, float]:
+    """One image, or what ``latent`` (LATENT) has. -> latent (1, 4, SIDE / 8, SIDE / 8), seconds of processor time."""
     import comfy.sample
     import torch
 
-    empty = torch.zeros(1, 4, SIDE // 8, SIDE // 8)
-    noise = comfy.sample.prepare_noise(empty, seed)
+    given = latent or {"samples": torch.zeros(1, 4, SIDE // 8, SIDE // 8)}
+    start, mask = given["samples"], given.get("noise_mask")
+    noise = comfy.sample.prepare_noise(start, seed)
+    common = {"noise_mask": mask, "disable_pbar": True, "seed": seed}
     with torch.inference_mode():
         started = time.process_time()
-        latent = comfy.sample.sample(
-            model, noise, STEPS, SCALE, sampler, SCHEDULER, positive, negative, empty, disable_pbar=True, seed=seed
-        )
-    return latent, time.process_time() - started
+        made = comfy.sample.sample(model, noise, STEPS, SCALE, sampler, SCHEDULER, positive, negative, start, **common)
+    return made, time.process_time() - started
 
 
 def decode(vae: Any, latent: Any) -> np.ndarray:
-    """-> uint8 (SIDE, SIDE, 3)."""
+    """-> the first image, uint8 (SIDE, SIDE, 3)."""
+    return decode_all(vae, latent)[0]
+
+
+def decode_all(vae: Any, latent: Any) -> np.ndarray:
+    """-> uint8 (B, SIDE, SIDE, 3)."""
     import torch
 
     with torch.inference_mode():
-        image = vae.decode(latent)[0]
-    return (image.clamp(0, 1) * 255).round().byte().cpu().numpy()
+        images = vae.decode(latent)
+    return (images.clamp(0, 1) * 255).round().byte().cpu().numpy()

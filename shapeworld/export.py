@@ -2,6 +2,7 @@
 
     python -m limelight.shapeworld.export --work DIR --host HOST
     python -m limelight.shapeworld.export --work DIR --host HOST --restore    # to train on from the committed file
+    python -m limelight.shapeworld.export --work DIR --host HOST --inpaint    # what the inpainting UNet has of its own
 
 Only the embedding rows of the words that the scenes use are stored; the loader spreads them over CLIP's 49,408.
 """
@@ -105,11 +106,9 @@ def checkpoint(work: Path, host: Path) -> tuple[dict[str, torch.Tensor], dict[st
 
 def names_in_file(unet, vae, text, host: Path) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
     """For each network: its own keys -> those of the file, by the host's own tables."""
-    sys.path.insert(0, str(host))
+    of_unet = unet_names(unet, host)
     from comfy.diffusers_convert import convert_vae_state_dict
-    from comfy.utils import unet_to_diffusers
 
-    table = unet_to_diffusers(unet_config(unet.config.in_channels))
     vae_state = vae.state_dict()
     of_vae = dict(zip(vae_state, convert_vae_state_dict(vae_state), strict=True))  # it keeps the order
     of_text = {
@@ -118,10 +117,30 @@ def names_in_file(unet, vae, text, host: Path) -> tuple[dict[str, str], dict[str
         if not key.endswith("position_ids")
     }
     return (
-        {key: f"model.diffusion_model.{table[key]}" for key in unet.state_dict()},
+        of_unet,
         {key: f"first_stage_model.{name}" for key, name in of_vae.items()},
         {key: f"cond_stage_model.transformer.{name}" for key, name in of_text.items()},
     )
+
+
+def unet_names(unet: UNet2DConditionModel, host: Path) -> dict[str, str]:
+    if str(host) not in sys.path:
+        sys.path.insert(0, str(host))
+    from comfy.utils import unet_to_diffusers
+
+    table = unet_to_diffusers(unet_config(unet.config.in_channels))
+    return {key: f"model.diffusion_model.{table[key]}" for key in unet.state_dict()}
+
+
+def inpainting(work: Path, host: Path, base: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """-> the tensors of the inpainting UNet that differ from those of the exported file ``base``, and metadata."""
+    unet, stored = UNet2DConditionModel.from_pretrained(work / "unet_inpaint"), load_file(base)
+    state, tensors = unet.state_dict(), {}
+    for key, name in unet_names(unet, host).items():
+        value = state[key].half().contiguous()
+        if value.shape != stored[name].shape or not torch.equal(value, stored[name]):
+            tensors[name] = value
+    return tensors, {"shapeworld": json.dumps({"unet": unet_config(unet.config.in_channels)})}
 
 
 def restore(path: Path, work: Path, host: Path) -> None:
@@ -142,11 +161,16 @@ def main() -> None:
     parser.add_argument("--host", type=Path, required=True, help="a ComfyUI folder (key maps and tokenizer)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "nodes" / "shapeworld.safetensors")
     parser.add_argument("--restore", action="store_true", help="read --out into --work instead of writing it")
+    parser.add_argument("--inpaint", action="store_true", help="write the inpainting UNet, beside --out")
     args = parser.parse_args()
     if args.restore:
         restore(args.out, args.work, args.host)
         return
-    tensors, metadata = checkpoint(args.work, args.host)
+    if args.inpaint:
+        tensors, metadata = inpainting(args.work, args.host, args.out)
+        args.out = args.out.with_stem(f"{args.out.stem}_inpaint")
+    else:
+        tensors, metadata = checkpoint(args.work, args.host)
     save_file(tensors, args.out, metadata)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {len(tensors)} tensors")
 

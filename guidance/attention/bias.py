@@ -20,7 +20,7 @@ from .architectures.unet import Block
 from .bias_methods import METHODS, BiasMethod, Layout
 from .capture import differentiable
 from .propagation import REGIONS
-from .scenes import Scene, scenes, tell_apart
+from .scenes import Scene, tell_apart
 from .step import latent_size
 
 WRAPPER = "limelight_bias"
@@ -45,15 +45,30 @@ def attach(
     the method says. method: one of METHODS. cross_strength, self_strength: of the attention to the prompt's words and
     of that among the image's cells, both times `strength`. looseness: width of the free band around strokes.
     """
-    unet.check(model.model.diffusion_model)
     method = METHODS[method] if isinstance(method, str) else method
     window = (start_percent, method.end_percent if end_percent is None else end_percent)
     strengths = {"attn1": strength * self_strength, "attn2": strength * cross_strength}
+    return install(model, WRAPPER, method, window, strengths, looseness)
+
+
+def install(
+    model,
+    key: str,
+    method: BiasMethod,
+    window: tuple[float, float],
+    strengths: dict[str, float],
+    looseness: float = LOOSENESS,
+):
+    """MODEL -> a clone that `method` biases. key: of the wrappers; another bias with the same key is replaced, one with
+    another key goes on acting. window: percents. strengths: by the host's names, attn1 for self- and attn2 for
+    cross-attention; where both are 0, a plain clone.
+    """
+    unet.check(model.model.diffusion_model)
     model = model.clone()
     from comfy.patcher_extension import WrappersMP
 
     for kind in (WrappersMP.SAMPLER_SAMPLE, WrappersMP.APPLY_MODEL):
-        model.remove_wrappers_with_key(kind, WRAPPER)  # a second bias replaces the first
+        model.remove_wrappers_with_key(kind, key)
     if not any(strengths.values()):
         return model
     runs: list[_Run] = []  # the run in progress; shared by everyone who samples with this model, one after another
@@ -61,7 +76,8 @@ def attach(
     def sampler_sample(executor, guider, sigmas, *args, **kwargs):
         network = guider.inner_model.diffusion_model
         unet.check(network)
-        found = scenes(guider.conds, latent_size(args, kwargs), looseness)
+        latent_size(args, kwargs)  # refuses what is no image
+        found = method.scenes(guider.conds, (args[2] if len(args) > 2 else kwargs["noise"]).shape, looseness)
         if not found:
             logging.info("Limelight: the positive conditioning carries no highlights; attention is not biased.")
             return executor(guider, sigmas, *args, **kwargs)
@@ -78,8 +94,8 @@ def attach(
             options = runs[-1].options(options, x, t, c_crossattn)
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, WRAPPER, sampler_sample)
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER, apply_model)
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, sampler_sample)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, apply_model)
     return model
 
 
@@ -165,7 +181,7 @@ class _Forward:
         key = (scene.cond["uuid"], grid, device, self.length, columns)
         if key not in self.run.layouts:
             with torch.inference_mode(False):  # the guided step's pass cannot use inference tensors
-                self.run.layouts[key] = Layout.of(scene, grid, device, self.length, columns)
+                self.run.layouts[key] = self.run.method.layout(scene, grid, device, self.length, columns)
         layout, regions = self.run.layouts[key], self.regions.get(scene.cond["uuid"])
         return layout.grown(regions) if regions else layout
 
@@ -179,11 +195,16 @@ def _led(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, term: Ca
         queries = slice(begin, begin + step)
         piece = q[:, queries]
         with torch.no_grad():
-            mask = term(scores=partial(bias_terms.logits, piece, k, heads), queries=queries)
+            mask = term(scores=partial(_scores, q, k, heads, queries), queries=queries)
         if mask is None:
             return None
         pieces.append(_exact(piece, k, v, heads, mask.to(q.dtype)))
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
+
+
+def _scores(q: torch.Tensor, k: torch.Tensor, heads: int, queries: slice, cells: slice | None = None) -> torch.Tensor:
+    """Logits of the piece, or of other cells."""
+    return bias_terms.logits(q[:, queries if cells is None else cells], k, heads)
 
 
 def _exact(q, k, v, heads: int, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from . import bias_terms
 from .architectures.unet import FINEST
 from .propagation import with_region
+from .scenes import Scene, scenes
 
 if TYPE_CHECKING:
     from ..regions.targets import Target
     from .architectures.unet import Block
-    from .scenes import Scene
 
-Scores = Callable[[], torch.Tensor]
+Scores = Callable[..., torch.Tensor]
+"""() -> the logits of the call's queries, (B, heads, N, T); (cells: a slice) -> those of other cells."""
 Term = torch.Tensor | None
 CORE = 0.5  # a cell with this much attraction is inside a region, where inside or outside is all that counts
 
@@ -87,6 +88,17 @@ class BiasMethod:
 
     end_percent: float
     """Where the bias ends unless the user says otherwise: 0 = pure noise, 1 = the finished image."""
+
+    def scenes(self, conds: dict[str, list[dict]], shape: Sequence[int], looseness: float) -> list:
+        """What is to be biased in a run: with the attribute `cond` each, an entry of the guider's prepared ``conds``.
+
+        shape: of the noise, (B, C, h, w). Raises a LimelightError where something does not fit, before anything runs.
+        """
+        return scenes(conds, tuple(shape[-2:]), looseness)
+
+    def layout(self, scene, grid: tuple[int, int], device: torch.device, length: int, columns: int):
+        """What `cross` and `self_` get of a scene on a grid; see `Layout.of`."""
+        return Layout.of(scene, grid, device, length, columns)
 
     def cross_block(self, block: Block, latent: tuple[int, int]) -> bool:
         """Whether the cross-attention of this block is biased, for a latent (h, w)."""

@@ -94,7 +94,7 @@ def scenes(conds: dict[str, list[dict]], latent: tuple[int, int], looseness: flo
             if bound is None or not any(item["strength"] > 0 for item in bound["highlights"]):
                 continue
             _check(cond, bound)
-            crop = _crop(cond, latent)
+            crop = crop_of(cond, latent)
             scene = Scene(cond, bound, latent, crop, looseness)
             if scene.phrases:
                 found.append(scene)
@@ -110,7 +110,7 @@ def tell_apart(found: list[Scene], conds: dict[str, list[dict]]) -> None:
             scene.cond["uuid"] = uuid.uuid4()
 
 
-def _crop(cond: dict, latent: tuple[int, int]) -> tuple[int, int, int, int] | None:
+def crop_of(cond: dict, latent: tuple[int, int]) -> tuple[int, int, int, int] | None:
     """The host's area (h, w, y, x), cut at the border of the latent as the host does."""
     area = cond.get("area")
     if area is None:

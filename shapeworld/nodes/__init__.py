@@ -1,4 +1,4 @@
-"""Development-only ComfyUI node: loads shapeworld as an ordinary MODEL, CLIP and VAE of the host.
+"""Development-only ComfyUI nodes: load shapeworld as an ordinary MODEL, CLIP and VAE of the host.
 
 A custom-node folder by itself (the host sees it as ``limelight_shapeworld``): it imports nothing from the pack.
 """
@@ -9,15 +9,27 @@ import json
 from pathlib import Path
 
 WEIGHTS = Path(__file__).resolve().parent / "shapeworld.safetensors"
+INPAINT = WEIGHTS.with_stem("shapeworld_inpaint")
 
 
-def load(path: Path = WEIGHTS):
-    """-> (ModelPatcher, CLIP, VAE), built from the host's own SD1 classes with the sizes in the file's metadata."""
+def load(path: Path = WEIGHTS, inpaint: Path | None = None):
+    """-> (ModelPatcher, CLIP, VAE), built from the host's own SD1 classes with the sizes in the file's metadata.
+
+    inpaint: the file of what the inpainting UNet (9 channels) has of its own; the rest is that of ``path``.
+    """
+    state, sizes = read(path)
+    if inpaint is not None:
+        own, changed = read(inpaint)
+        state, sizes = state | own, sizes | changed
+    return load_model(state, sizes["unet"]), load_clip(state, sizes["text"]), load_vae(state, sizes["vae"])
+
+
+def read(path: Path) -> tuple[dict, dict]:
+    """-> tensors by key, and the sizes of the networks."""
     import comfy.utils
 
     state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
-    sizes = json.loads(metadata["shapeworld"])
-    return load_model(state, sizes["unet"]), load_clip(state, sizes["text"]), load_vae(state, sizes["vae"])
+    return state, json.loads(metadata["shapeworld"])
 
 
 def load_model(state: dict, unet_config: dict):
@@ -89,8 +101,28 @@ async def comfy_entrypoint():
         def execute(cls) -> io.NodeOutput:
             return io.NodeOutput(*load())
 
+    class ShapeworldInpaintLoader(io.ComfyNode):
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            return io.Schema(
+                node_id="ShapeworldInpaintLoader",
+                display_name="Load Shapeworld for Inpainting (development)",
+                category="limelight/development",
+                description="Shapeworld with a UNet that fills holes, of the kind of Stable Diffusion's inpainting "
+                "models: for InpaintModelConditioning.",
+                outputs=[
+                    io.Model.Output(tooltip="The UNet: 9 channels, noisy latent, mask, latent of the masked picture."),
+                    io.Clip.Output(tooltip="The text encoder, with the SD1 tokenizer."),
+                    io.Vae.Output(tooltip="The autoencoder, 8x."),
+                ],
+            )
+
+        @classmethod
+        def execute(cls) -> io.NodeOutput:
+            return io.NodeOutput(*load(inpaint=INPAINT))
+
     class Extension(ComfyExtension):
         async def get_node_list(self) -> list[type[io.ComfyNode]]:
-            return [ShapeworldLoader]
+            return [ShapeworldLoader, ShapeworldInpaintLoader]
 
     return Extension()

@@ -1,0 +1,183 @@
+"""Does a kept subject grow when its background is painted anew? Subjects of shapeworld, masks exact.
+
+    python dev.py bench expansion [--count N] [--seed S] [--out FILE] [--rows NAME ...] [--images FOLDER] [--jobs N]
+                               [--scores FILE]
+
+Each subject stands alone on a plain old background. Everything around its exact mask is painted by shapeworld's
+inpainting UNet (stock InpaintModelConditioning), eight seeds a subject; the prompt names the subject, another object
+and a new background. expansion: what the scene reader finds in the subject's colour and connected to it, outside its
+mask and farther than BAND pixels from it, as a share of the picture; relative: over the subject's area; grown: share of
+the pictures where that is more than a tenth. prompt_satisfied: mean of "the background has its colour" and "the other
+object is there". Rows of single pictures are means over all seeds; best-of-8 takes the picture that expands least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..guidance.expansion import guard
+from ..guidance.expansion.measure import expansion
+from ..shapeworld.reader import object_of, read
+from ..shapeworld.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, caption, random_thing, render
+from . import table
+from .placement import resumed
+from .sampling import INPAINT, SCALE, STEPS, World, decode_all, encode, load_world, sample
+from .shapeworld import image_seed
+from .sheets import add_images_option, save_sheet
+
+NAME = "expansion"
+SEEDS = 8
+BAND = 3.0  # pixels at the rim that reader and autoencoder may err by
+GROWN = 0.1
+METHODS = ("plain", "guard")
+ROWS = ("plain", "guard", "best-of-8", "guard+best-of-8")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A subject on its old background, and what is to be around it."""
+
+    subject: Thing
+    old: str
+    other: str
+    background: str
+
+    @property
+    def caption(self) -> str:
+        return caption([self.subject.phrase, self.other], self.background)
+
+
+def cases(seed: int, count: int) -> list[Case]:
+    """The first n of a longer list are the same."""
+    rng = np.random.default_rng([seed, 6])
+    made = []
+    for _ in range(count):
+        one, two = rng.choice(len(SHAPES) * len(COLOURS), 2, replace=False)
+        (shape, colour), (form, paint) = (
+            (SHAPES[k // len(COLOURS)], tuple(COLOURS)[k % len(COLOURS)]) for k in (one, two)
+        )
+        if colour == paint:  # the reader tells objects apart by colour
+            paint = next(name for name in COLOURS if name != colour)
+        subject = smaller(random_thing(rng, shape, colour), rng.uniform(*SIZE))
+        old, new = rng.choice(list(BACKGROUNDS), 2, replace=False)
+        made.append(Case(subject, str(old), f"{paint} {form}", str(new)))
+    return made
+
+
+SIZE = (0.7, 1.0)  # of the objects that the model has learned to draw
+
+
+def smaller(thing: Thing, factor: float) -> Thing:
+    return replace(thing, size=thing.size * factor, thickness=thing.thickness * factor)
+
+
+def background_of(image: np.ndarray, things: np.ndarray) -> str:
+    """The name of the plain colour that most of what is no thing (bool (h, w)) comes nearest to."""
+    colour = np.median(image[~things], axis=0)
+    return min(BACKGROUNDS, key=lambda name: np.abs(colour - BACKGROUNDS[name]).max())
+
+
+def score(image: np.ndarray, case: Case, mask: np.ndarray) -> dict[str, float]:
+    """One generated picture, uint8 (h, w, 3); mask: the subject's, bool (h, w)."""
+    found = read(image)
+    after = np.zeros(mask.shape, bool)
+    for thing in found:
+        after |= thing.mask if thing.colour == case.subject.colour else False
+    report, _ = expansion(mask, after, BAND)
+    things = np.logical_or.reduce([mask, *(thing.mask for thing in found)])
+    seen = background_of(image, things) == case.background if not things.all() else False
+    return {
+        "relative": report["attached"],
+        "expansion": report["attached"] * mask.mean(),
+        "detached": report["detached"],
+        "lost": report["lost"],
+        "prompt_satisfied": (float(seen) + float(object_of(found, case.other) is not None)) / 2,
+    }
+
+
+class Painter:
+    """Paints backgrounds with shapeworld's inpainting UNet."""
+
+    def __init__(self, world: World) -> None:
+        import nodes
+
+        self.world, self.prepare = world, nodes.InpaintModelConditioning()
+
+    def paint(self, case: Case, seed: int, method: str, settings: dict | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """-> SEEDS pictures uint8, and the subject's mask, bool."""
+        import torch
+
+        picture, (cover,) = render(Scene((case.subject,), case.old))
+        mask = cover > 0.5
+        model = self.world.model
+        if method == "guard":
+            model = guard.attach(model, [mask.astype(np.float32)], **(settings or {}))
+        sides = [encode(self.world.clip, text) for text in (case.caption, "")]
+        with torch.inference_mode():
+            pixels = torch.from_numpy(picture)[None].float() / 255
+            hole = torch.from_numpy(~mask)[None].float()
+            positive, negative, latent = self.prepare.encode(*sides, pixels, self.world.vae, hole)
+            latent = {**latent, "samples": latent["samples"].repeat(SEEDS, 1, 1, 1)}
+        return decode_all(self.world.vae, sample(model, positive, negative, seed, latent=latent)[0]), mask
+
+
+def subject_scores(
+    painter: Painter, index: int, case: Case, seed: int, methods: list[str], images: Path | None = None
+) -> dict[str, list[dict]]:
+    """-> by method, the scores of each of its pictures."""
+    made, shown = {}, {}
+    for method in methods:
+        pictures, mask = painter.paint(case, image_seed(seed, index), method)
+        made[method] = [score(picture, case, mask) for picture in pictures]
+        for number in range(3):
+            shown[f"{method} {made[method][number]['relative']:.2f}"] = pictures[number]
+    save_sheet(images, index, case.caption, shown)
+    return made
+
+
+def summary(row: str, found: list[dict[str, list[dict]]]) -> dict:
+    """One row of the table. found: by subject, what `subject_scores` gives."""
+    method = "guard" if row.startswith("guard") else row if row in METHODS else "plain"
+    pictures = [one for scores in found for one in _chosen(scores[method], row.endswith("best-of-8"))]
+    means = {
+        key: float(np.mean([one[key] for one in pictures])) for key in ("expansion", "relative", "prompt_satisfied")
+    }
+    return {"row": row, **means, "grown": float(np.mean([one["relative"] > GROWN for one in pictures]))}
+
+
+def _chosen(pictures: list[dict], best: bool) -> list[dict]:
+    return [min(pictures, key=lambda one: one["relative"])] if best else pictures
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_images_option(parser)
+    parser.add_argument("--scores", type=Path, help="JSON lines: what is there is not run again, what is run is added")
+
+
+def main() -> None:
+    options = table.arguments(NAME, __doc__.splitlines()[0], count=100, add=add_options)
+    done = resumed(options.scores)
+    painter = None
+    for index, case in enumerate(tqdm(cases(options.seed, options.count), desc=NAME, unit="subject")):
+        missing = [method for method in METHODS if method not in done.get(index, {})]
+        if not missing:
+            continue
+        painter = painter or Painter(load_world(inpaint=INPAINT))
+        scores = subject_scores(painter, index, case, options.seed, missing, options.images)
+        done[index] = done.get(index, {}) | scores
+        if options.scores is not None:
+            with options.scores.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"index": index, "scores": scores}) + "\n")
+    rows = [summary(row, [done[index] for index in range(options.count)]) for row in ROWS]
+    command = table.command(NAME, options.count, options.seed)
+    table.write(NAME, rows, command, options.out, sampler="euler", steps=STEPS, scale=SCALE, seeds=SEEDS, band=BAND)
+
+
+if __name__ == "__main__":
+    main()
