@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from browser_pages import open_graph, prompt_of, screenshot
+from browser_pages import SHOW_ALL, open_graph, prompt_of, screenshot
 
 from limelight.tools.in_process import ROOT
 
@@ -54,6 +54,7 @@ def test_blueprint_runs_as_its_nodes_would(front_end_page):
         ("image", "IMAGE", "save", "images"),
     ]
     page.evaluate(EXTEND, [nodes, values, links])
+    page.evaluate(SHOW_ALL)
     screenshot(page, f"blueprint-{page.kind}")
     prompt = prompt_of(page)
     by_type = {node["class_type"]: (key, node["inputs"]) for key, node in prompt.items()}
