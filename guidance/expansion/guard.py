@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..attention import bias, bias_terms
 from ..attention.bias_methods import BiasMethod, ShareBias
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 WRAPPER = "limelight_expansion_guard"
 STRENGTH, END, BAND = 0.9, 0.6, 0.25
+KEPT = 0.5  # of a mask: the subject from here on
 SAMPLES = 4096  # cells from which the subject's words are told
 MASK = "subject_mask"  # input of the node, for errors
 
@@ -34,10 +36,22 @@ MASK = "subject_mask"  # input of the node, for errors
 def zones(subject: np.ndarray, width: float) -> np.ndarray:
     """Subject mask (H, W) in [0, 1], white = keep -> (2, H, W) in [0, 1]: the subject, and the band around it.
 
-    The band is 1 at the edge of the subject and falls to 0 at ``width``, in units of the short side.
+    The band is 1 at the edge of the subject and falls to 0 at ``width``, in units of the short side. Raises a
+    LimelightError for a mask that keeps nothing, or all.
     """
-    away = raster.distance(subject >= 0.5) / min(subject.shape)
-    return np.stack([subject, (1 - subject) * np.clip(1 - away / width, 0, 1)])
+    kept = subject >= KEPT
+    if not kept.any():
+        raise LimelightError(
+            f"{MASK}: found a mask that is black (nothing to keep); expected the subject in white. Connect the mask of "
+            "the subject."
+        )
+    if kept.all():
+        raise LimelightError(
+            f"{MASK}: found a mask that is white everywhere, so that there is no background to guard; expected white "
+            "on the subject only. If it is white around the subject instead, put Invert Mask before it."
+        )
+    away = raster.distance(kept) / min(kept.shape)
+    return np.stack([kept, ~kept * np.clip(1 - away / width, 0, 1)]).astype(np.float32)
 
 
 def subject_words(probabilities: torch.Tensor, inside: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
@@ -136,8 +150,8 @@ class Guard(BiasMethod):
             tokens = scene.cond["cross_attn"].shape[1]
             own = torch.zeros(tokens)
             own[list(scene.columns)] = 1
-            own = own.repeat(length // tokens)
-            words = torch.cat([own, torch.zeros(columns - len(own))])[None].to(device)
+            own = own.repeat(length // tokens)  # the host repeats a conditioning that is shorter than the others
+            words = F.pad(own, (0, columns - len(own)))[None].to(device)
         subject, band = drawn.flatten(2).to(device).unbind(1)
         return Surroundings(subject, band, words)
 
