@@ -134,6 +134,25 @@ def test_the_order_of_the_nodes_does_not_matter(tiny_sd15):
         assert torch.allclose(first, again, atol=1e-4 * float(first.abs().max())), order
 
 
+@pytest.mark.parametrize("last", [True, False])
+def test_a_record_of_everything_changes_no_bit(tiny_sd15, last):
+    from limelight.guidance.attention import record
+
+    expected = run(tiny_sd15, PARTS)
+    steps = [lambda model: adapter(model), lambda model: bias.attach(model, **EVERYWHERE)]
+    steps.append(lambda model: guide(model, updates=1, separation=0.5))
+    wanted, model, recording = positive(tiny_sd15, PARTS), tiny_sd15, None
+    if not last:
+        model, recording = record.attach(model)
+    for step in steps:
+        model = step(model)
+    if last:
+        model, recording = record.attach(model)
+    assert torch.equal(sample(model, wanted, noise(1, 4, *SIZE), steps=2), expected)
+    assert [step.index for step in recording.steps] == [0, 1]
+    assert [highlight.highlight.phrase for highlight in recording.highlights] == [CIRCLE[0], BAR[0], BAR[0]]
+
+
 def test_guidance_sees_attention_without_the_bias(tiny_sd15, monkeypatch):
     """Else it would hold highlights for satisfied that the bias keeps up, and leave the latent as it is."""
     from limelight.guidance.attention.capture import Capture
