@@ -40,7 +40,7 @@ def load_control_net(path: Path, name: str) -> Any:
     state, layout = found
     channels, _ = inpaint_layouts.first_convolution(state, layout, where)
     if channels == LATENT_CHANNELS:
-        return _not_none(comfy.controlnet.load_controlnet(str(path)), where)
+        return _not_none(_built(lambda: comfy.controlnet.load_controlnet(str(path)), where), where)
     if channels != CHANNELS:
         raise LimelightError(
             f"{where}: found {channels} input channels; expected {CHANNELS} (noisy latent 4, mask 1, masked latent 4), "
