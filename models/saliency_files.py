@@ -12,10 +12,13 @@ from . import files
 from .classic_saliency import ClassicSaliency
 from .emlnet import EMLNet
 from .saliency import SaliencyNetwork
+from .signature_saliency import SignatureSaliency
 from .unisal import VIDEO_KEYS, Unisal
 
 INPUT = "predictor"  # the node's input, for errors
-CLASSIC, UNISAL, ADS, EMLNET = "classic (needs no file)", "UNISAL", "MediaAttention-Ads", "EML-Net"
+CLASSIC, SIGNATURE = "classic (needs no file)", "image signature (needs no file)"
+WEIGHTLESS = {CLASSIC: ClassicSaliency, SIGNATURE: SignatureSaliency}
+UNISAL, ADS, EMLNET = "UNISAL", "MediaAttention-Ads", "EML-Net"
 ENDINGS = (".pth", ".pt", ".safetensors", ".ckpt", ".bin")
 EML_STEMS = ("res_imagenet", "res_places", "res_decoder")
 STEMS = {UNISAL: ("unisal_salicon", "unisal", "weights_best"), ADS: ("ads-v1",), EMLNET: EML_STEMS[-1:]}
@@ -28,15 +31,13 @@ PUBLISHED = {
 }
 
 
-def build(path: Path | None, domain: str = "SALICON") -> SaliencyNetwork:
-    """-> the network that the file holds, its weights filled in; None: the one without weights.
+def build(path: Path, domain: str = "SALICON") -> SaliencyNetwork:
+    """-> the network that the file holds, its weights filled in.
 
     domain: UNISAL's. Of EML-Net's three files any one will do, if the other two lie beside it. The weights are ordinary
     tensors, not those of inference mode, so that gradients can go through. Raises LimelightError.
     """
     with torch.inference_mode(False):
-        if path is None:
-            return ClassicSaliency()
         state = _read(path)
         if "smoothing_salicon.weight" in state:
             network = Unisal(domain)

@@ -31,7 +31,8 @@ class LimelightSaliencyPredictorLoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        named = [saliency_files.CLASSIC, saliency_files.UNISAL, saliency_files.ADS, saliency_files.EMLNET]
+        learned = [saliency_files.UNISAL, saliency_files.ADS, saliency_files.EMLNET]
+        named = [saliency_files.CLASSIC, *learned, saliency_files.SIGNATURE]
         return io.Schema(
             node_id="LimelightSaliencyPredictorLoader",
             display_name="Load Saliency Predictor",
@@ -45,7 +46,8 @@ class LimelightSaliencyPredictorLoader(io.ComfyNode):
                     default=named[0],
                     tooltip=f"'{named[1]}': photographs, the best choice as a rule. '{named[2]}': advertisements, "
                     f"posters, interfaces. '{named[3]}': made GazeFusion's training maps. '{named[0]}': only finds "
-                    "what stands out. Below them the files in models/saliency.",
+                    "what stands out. '{named[4]}': the same by other means, a second opinion. Below them the files in "
+                    "models/saliency.",
                 ),
                 advanced(
                     io.Combo.Input(
@@ -67,10 +69,11 @@ class LimelightSaliencyPredictorLoader(io.ComfyNode):
     def execute(cls, predictor, domain="SALICON") -> io.NodeOutput:
         if domain not in DOMAINS:
             raise LimelightError(f"domain: found {checks.show(domain)}; expected one of {', '.join(DOMAINS)}.")
-        path = None
-        if predictor != saliency_files.CLASSIC:
-            name = saliency_files.find(predictor, folder_paths.get_filename_list(KIND))
-            path = Path(folder_paths.get_full_path_or_raise(KIND, name))
+        if predictor in saliency_files.WEIGHTLESS:
+            with torch.inference_mode(False):  # its constants must let gradients through
+                return io.NodeOutput(Predictor.of(saliency_files.WEIGHTLESS[predictor]()))
+        name = saliency_files.find(predictor, folder_paths.get_filename_list(KIND))
+        path = Path(folder_paths.get_full_path_or_raise(KIND, name))
         return io.NodeOutput(Predictor.of(saliency_files.build(path, domain)))
 
 

@@ -1,0 +1,187 @@
+"""Does saliency guidance draw attention to a place? Two-object prompts, a target spot each, eight images a prompt.
+
+    python dev.py bench saliency [--count N] [--seed S] [--out FILE] [--images FOLDER] [--scores FILE]
+
+The spot is a Gaussian at random, with no regard to the prompt. One predictor without weights guides and selects, the
+other judges; in the rows named "swapped" they change places. Every figure is the judge's, averaged over prompts:
+attention_share: of the attention, in the spot's area down to half of its height (area_share of the picture). cc: with
+the spot. presence: share of the prompt's objects that are there. object_on_target: share of images with one of them on
+the spot's centre. others: objects that nobody asked for, an image. best-of-8 is the image whose map, by the guide, has
+the highest cc; the rows without it are the means of all eight. shuffled_share, shuffled_cc: the same images against the
+spots of other prompts. centre-bias: what the middle of the picture earns. gain: attention_share over that of unguided.
+overhead: processor time over that without guidance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..guidance.saliency import metrics
+from ..guidance.saliency.maps import centre_bias, gaussians, parse_blobs
+from ..shapeworld.reader import presence, read
+from . import table
+from .placement import resumed
+from .prompts import Prompt, two_object_prompts
+from .sampling import SCALE, SIDE, STEPS, World, decode_all, encode, load_world, sample
+from .shapeworld import image_seed
+from .sheets import add_images_option, save_sheet
+
+NAME = "saliency"
+IMAGES = 8  # of each prompt
+SIGMA = 0.12  # of the spot, in shares of the side
+PLACES = 0.22, 0.78  # where its centre may be, across and down
+OTHERS = 4  # spots of other prompts that shuffled figures are averaged over
+SIGNATURE, CLASSIC = "signature", "classic"
+DIRECTIONS = {"": (SIGNATURE, CLASSIC), " (swapped)": (CLASSIC, SIGNATURE)}  # suffix of rows: guide, judge
+ROWS = ("unguided", "guidance", f"best-of-{IMAGES}", f"guidance+best-of-{IMAGES}")
+METRICS = ("attention_share", "cc", "presence", "object_on_target", "others", "shuffled_share", "shuffled_cc")
+
+
+def spot(seed: int, index: int) -> np.ndarray:
+    """(SIDE, SIDE), peak 1: the target of the ``index``-th prompt."""
+    x, y = np.random.default_rng([seed, 3, index]).uniform(*PLACES, 2)
+    blob = {"x": float(x), "y": float(y), "sx": SIGMA, "sy": SIGMA}
+    return gaussians(parse_blobs({"version": 1, "blobs": [blob]}), SIDE, SIDE)
+
+
+def share(saliency: np.ndarray, target: np.ndarray) -> float:
+    """Of the attention, where the target is at least half as bright as at its peak."""
+    return float(metrics.density(saliency)[target >= 0.5 * target.max()].sum())
+
+
+def score(image: np.ndarray, saliency: np.ndarray, prompt: Prompt, target: np.ndarray, others: Sequence) -> dict:
+    """One image by what the judge says of it. image: uint8 (SIDE, SIDE, 3). others: targets of other prompts."""
+    found = read(image)
+    asked = [thing for thing in found if thing.phrase in prompt.phrases]
+    centre = np.unravel_index(target.argmax(), target.shape)
+    there = presence(found, prompt.phrases)
+    return {
+        "attention_share": share(saliency, target),
+        "cc": metrics.cc(saliency, target),
+        "presence": there,
+        "object_on_target": float(any(thing.mask[centre] for thing in asked)),
+        "others": len(found) - there * len(prompt.phrases),
+        "shuffled_share": float(np.mean([share(saliency, other) for other in others])),
+        "shuffled_cc": float(np.mean([metrics.cc(saliency, other) for other in others])),
+    }
+
+
+def predictors() -> dict[str, Any]:
+    """Both predictors without weights, by name."""
+    from ..models.classic_saliency import ClassicSaliency
+    from ..models.saliency import Predictor
+    from ..models.signature_saliency import SignatureSaliency
+
+    return {CLASSIC: Predictor.of(ClassicSaliency()), SIGNATURE: Predictor.of(SignatureSaliency())}
+
+
+def guided(world: World, predictor: Any, target: np.ndarray) -> Any:
+    """The MODEL as the node makes it with its own settings and the VAE connected."""
+    import torch
+
+    from ..guidance.saliency import decoders
+    from ..guidance.saliency.guidance import Steps, Wish, attach
+
+    decoder = decoders.full(world.vae, world.model.model.latent_format)
+    wish = Wish(torch.from_numpy(target)[None])
+    return attach(world.model, predictor, decoder, wish, Steps())
+
+
+def prompt_scores(
+    world: World, eyes: dict[str, Any], index: int, prompt: Prompt, seed: int, images: Path | None = None
+) -> dict[str, dict[str, float]]:
+    """One prompt. -> {row: {metric: value}}."""
+    import torch
+
+    target = spot(seed, index)
+    others = [spot(seed, index + k) for k in range(1, OTHERS + 1)]
+    positive, negative = encode(world.clip, prompt.caption), encode(world.clip, "")
+    empty = {"samples": torch.zeros(IMAGES, 4, SIDE // 8, SIDE // 8)}
+
+    def make(model: Any) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
+        """-> images, maps by predictor, seconds."""
+        latent, seconds = sample(model, positive, negative, image_seed(seed, index), latent=empty)
+        made = decode_all(world.vae, latent)
+        given = torch.from_numpy(made).float() / 255
+        return made, {name: predictor.predict(given).numpy() for name, predictor in eyes.items()}, seconds
+
+    plain = make(world.model)
+    found, shown = {}, {"unguided": plain[0][0]}
+    for suffix, (guide, judge) in DIRECTIONS.items():
+        steered = make(guided(world, eyes[guide], target))
+        for (all_of_them, best_one), (made, maps, seconds) in zip(
+            (ROWS[::2], ROWS[1::2]), (plain, steered), strict=True
+        ):
+            scores = [score(*both, prompt, target, others) for both in zip(made, maps[judge], strict=True)]
+            best = int(np.argmax([metrics.cc(one, target) for one in maps[guide]]))
+            mean = {name: float(np.mean([one[name] for one in scores])) for name in METRICS}
+            found[all_of_them + suffix] = mean | {"seconds": seconds, "plain": plain[2]}
+            found[best_one + suffix] = scores[best] | {"seconds": seconds, "plain": plain[2]}
+            shown[best_one + suffix] = made[best]
+        shown["guidance" + suffix] = steered[0][0]
+    line = target >= 0.5
+    inside = line & np.roll(line, 1, 0) & np.roll(line, 1, 1) & np.roll(line, -1, 0) & np.roll(line, -1, 1)
+    marked = {name: np.where((line & ~inside)[..., None], np.uint8([255, 0, 255]), one) for name, one in shown.items()}
+    save_sheet(images, index, prompt.caption, marked)
+    return found
+
+
+def summaries(found: list[dict], seed: int) -> list[dict]:
+    """The rows of the table. found: by prompt, what `prompt_scores` gives."""
+    middle, targets = centre_bias(SIDE, SIDE), [spot(seed, index) for index in range(len(found))]
+    rows = []
+    for suffix, (guide, judge) in DIRECTIONS.items():
+        base = _mean(found, ROWS[0] + suffix, "attention_share")
+        for row in ROWS:
+            name = row + suffix
+            values = {metric: _mean(found, name, metric) for metric in METRICS}
+            seconds, plain = (sum(one[name][key] for one in found) for key in ("seconds", "plain"))
+            gain = {"gain": values["attention_share"] / base, "overhead": seconds / plain}
+            rows.append({"row": name, "guide": guide if row != ROWS[0] else "", "judge": judge, **values, **gain})
+    centre = {
+        "row": "centre-bias",
+        "attention_share": float(np.mean([share(middle, target) for target in targets])),
+        "cc": float(np.mean([metrics.cc(middle, target) for target in targets])),
+    }
+    return [*rows, centre]
+
+
+def _mean(found: list[dict], row: str, metric: str) -> float:
+    return sum(one[row][metric] for one in found) / len(found)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_images_option(parser)
+    parser.add_argument("--scores", type=Path, help="JSON lines: what is there is not run again, what is run is added")
+
+
+def main() -> None:
+    options = table.arguments(NAME, __doc__.splitlines()[0], count=100, add=add_options)
+    done = resumed(options.scores)
+    prompts = list(enumerate(two_object_prompts(options.seed, options.count)))
+    missing = [(index, prompt) for index, prompt in prompts if index not in done]
+    if missing:
+        world = load_world()
+        eyes = predictors()
+        for index, prompt in tqdm(missing, desc=NAME, unit="prompt"):
+            done[index] = prompt_scores(world, eyes, index, prompt, options.seed, options.images)
+            if options.scores is not None:
+                with options.scores.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps({"index": index, "scores": done[index]}) + "\n")
+    rows = summaries([done[index] for index, _ in prompts], options.seed)
+    area = float(np.mean([(spot(options.seed, index) >= 0.5).mean() for index, _ in prompts]))
+    command = table.command(NAME, options.count, options.seed)
+    table.write(
+        NAME, rows, command, options.out, sampler="euler", steps=STEPS, scale=SCALE, images=IMAGES, area_share=area
+    )
+
+
+if __name__ == "__main__":
+    main()
