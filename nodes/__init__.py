@@ -22,6 +22,9 @@ from . import (
     saliency_maps,
     saliency_predict,
     saliency_score,
+    salient_object_finish,
+    salient_object_measure,
+    salient_object_place,
 )
 
 NODES: list[type[io.ComfyNode]] = [
@@ -42,6 +45,9 @@ NODES: list[type[io.ComfyNode]] = [
     *saliency_control.NODES,
     *saliency_predict.NODES,
     *saliency_score.NODES,
+    *salient_object_place.NODES,
+    *salient_object_measure.NODES,
+    *salient_object_finish.NODES,
 ]
 
 

@@ -18,6 +18,9 @@ SaliencyPredictor = io.Custom("LIMELIGHT_SALIENCY_PREDICTOR")
 Display = io.Custom("LIMELIGHT_DISPLAY")
 """Socket type of a `guidance.saliency.display.Display`."""
 
+Placement = io.Custom("LIMELIGHT_PLACEMENT")
+"""Socket type of where products lie on their canvases: a list of `guidance.expansion.place.Placement.as_dict`."""
+
 _Input = TypeVar("_Input", bound=io.Input)
 
 

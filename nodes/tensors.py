@@ -9,6 +9,7 @@ import torch
 
 from ..guidance import checks
 from ..guidance.errors import LimelightError
+from ..guidance.expansion import composite, place
 from ..guidance.regions import raster
 from ..guidance.regions.document import MAX_INSTANCES
 
@@ -76,14 +77,77 @@ def pair(batch: np.ndarray, other: np.ndarray, names: str) -> tuple[np.ndarray, 
     return tuple(np.repeat(each, count // len(each), 0) for each in (batch, other))
 
 
-def rgb(image: Any) -> torch.Tensor:
+def rgb(image: Any, name: str = "image") -> torch.Tensor:
     """IMAGE (B, H, W, C) with 1, 3 or 4 channels -> (B, H, W, 3) float32; transparency is dropped."""
     wanted = isinstance(image, torch.Tensor) and image.ndim == 4 and image.numel() and image.shape[-1] in (1, 3, 4)
     if not wanted:
         found = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, torch.Tensor) else checks.show(image)
-        raise LimelightError(f"image: found {found}; expected an IMAGE of shape (images, height, width, 3).")
+        raise LimelightError(f"{name}: found {found}; expected an IMAGE of shape (images, height, width, 3).")
     image = image.detach().float()
     return image[..., :3] if image.shape[-1] > 1 else image.expand(-1, -1, -1, 3)
+
+
+def cutouts(image: Any, mask: Any, name: str = "image") -> tuple[np.ndarray, np.ndarray]:
+    """IMAGE and MASK of cut-out subjects -> colours (n, H, W, 3), opacities (n, H, W), float32; white is the subject.
+
+    Without a mask the image's own fourth channel is taken. A mask of another size is resized, of another aspect ratio
+    refused; one image goes with many masks and one mask with many images. name: of the image's input, for errors.
+    """
+    colour = rgb(image, name).cpu().numpy()
+    if not np.isfinite(colour).all():
+        raise LimelightError(f"{name}: found values that are not numbers (NaN or infinite); expected 0 to 1.")
+    if mask is None:
+        if image.shape[-1] != 4:
+            raise LimelightError(
+                f"mask: found nothing, and {name} has no transparency; expected what the subject is, white. Connect a "
+                "mask, for example from a node that removes backgrounds."
+            )
+        mask = image[..., 3]
+    alpha = saliency(mask, "mask")
+    height, width = colour.shape[1:3]
+    if not place.alike(alpha.shape[2:0:-1], (width, height)):
+        raise LimelightError(
+            f"mask: found {alpha.shape[2]} x {alpha.shape[1]} pixels for {name} of {width} x {height}; expected "
+            "the same aspect ratio. Connect the mask that was made from this image."
+        )
+    if alpha.shape[1:] != (height, width):
+        alpha = np.stack([composite.resized(one, width, height) for one in alpha])
+    alpha = place.opacity(alpha)
+    for i, one in enumerate(alpha, 1):
+        if not one.any():
+            raise LimelightError(
+                f"mask {i} of {len(alpha)}: found an empty one (nothing is white); expected the subject. The mask of "
+                "Load Image is white where a picture is transparent: put Invert Mask behind it."
+            )
+    return pair(colour, alpha, f"{name}, mask")
+
+
+def subjects(before: Any, after: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The masks (B, H, W) of subjects before and after generation, of equal number, of the first one's size."""
+    given, found = saliency(before, "before"), saliency(after, "after")
+    return pair(given, same_frame(found, given, "after"), "before, after")
+
+
+def same_frame(values: np.ndarray, like: np.ndarray, name: str) -> np.ndarray:
+    """(B, h, w) or (B, h, w, 3) resized to the pixels of the masks (..., H, W) that show the same frame."""
+    height, width = like.shape[1:3]
+    if not place.alike(values.shape[2:0:-1], (width, height)):
+        raise LimelightError(
+            f"{name}: found {values.shape[2]} x {values.shape[1]} pixels, before has {width} x {height}; expected the "
+            "same aspect ratio. Connect what belongs to the placed subject and to the picture generated around it."
+        )
+    if values.shape[1:3] == (height, width):
+        return values
+    return np.stack([composite.resized(one, width, height) for one in values])
+
+
+def as_many(values: np.ndarray, like: np.ndarray, name: str) -> np.ndarray:
+    """A batch with as many entries as another; a single one is repeated."""
+    if len(values) not in (1, len(like)):
+        raise LimelightError(
+            f"{name}: found {len(values)} in the batch; expected one, or {len(like)} as of the others."
+        )
+    return np.repeat(values, len(like) // len(values), 0)
 
 
 def batch(pictures: list[np.ndarray]) -> torch.Tensor:

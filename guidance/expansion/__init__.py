@@ -1,0 +1,1 @@
+"""Salient objects: a subject that is kept while everything around it is made anew."""
