@@ -16,6 +16,8 @@ MODEL_IS_OPTIONAL = {"LimelightSalientBackground", "LimelightEcomInpaint"}  # no
 PRODUCT = Path(__file__).with_name("product.png")  # stands in for the user's picture: a circle, cut out by its alpha
 # places of widths and heights among a node's widgets
 PIXELS = {"EmptyLatentImage": (0, 1), "EmptyImage": (0, 1), "SolidMask": (1, 2), "LimelightHighlightCanvas": (1, 2)}
+PIXELS |= {"MaskComposite": (0, 1), "LimelightHighlightFromScribbles": (4, 5)}
+PIXELS["LimelightPlaceSubject"] = (0, 1)
 
 
 def widgets(node_info: dict) -> list[tuple[str, Any]]:
