@@ -1,0 +1,1 @@
+"""Local control: ControlNets and T2I-Adapters that act only where they are asked to."""
