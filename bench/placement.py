@@ -178,6 +178,8 @@ def main() -> None:
                 lines.write(json.dumps({"index": index, "scores": scores}) + "\n")
     rows = summaries(options.rows, [done[index] for index in range(options.count)])
     command = table.command(NAME, options.count, options.seed)
+    if options.rows != list(ROWS):
+        command += f" --rows {' '.join(options.rows)}"
     table.write(NAME, rows, command, options.out, samplers=list(SAMPLERS), steps=STEPS, scale=SCALE)
 
 
