@@ -21,7 +21,8 @@ PIXELS["LimelightPlaceSubject"] = (0, 1)
 
 
 def widgets(node_info: dict) -> list[tuple[str, Any]]:
-    """Name and default of a node type's widgets, in the order of ``widgets_values``; "" for the value after a seed."""
+    """Name and default of a node type's widgets, in the order of ``widgets_values``; "" for values that the front
+    end adds: what becomes of a seed, the button that uploads a picture."""
     found: list[tuple[str, Any]] = []
     for group in ("required", "optional"):
         for name, (kind, *rest) in node_info["input"].get(group, {}).items():
@@ -30,7 +31,7 @@ def widgets(node_info: dict) -> list[tuple[str, Any]]:
                 continue
             choices = kind if isinstance(kind, list) else options.get("options", [None])
             found.append((name, options.get("default", next(iter(choices), None))))
-            if options.get("control_after_generate"):
+            if options.get("control_after_generate") or options.get("image_upload"):
                 found.append(("", None))
     return found
 

@@ -19,10 +19,14 @@ from . import (
     saliency_control,
     saliency_display,
     saliency_editor,
+    saliency_guidance,
     saliency_maps,
     saliency_predict,
     saliency_score,
+    salient_object_background,
     salient_object_finish,
+    salient_object_guard,
+    salient_object_loaders,
     salient_object_measure,
     salient_object_place,
 )
@@ -45,8 +49,12 @@ NODES: list[type[io.ComfyNode]] = [
     *saliency_control.NODES,
     *saliency_predict.NODES,
     *saliency_score.NODES,
+    *saliency_guidance.NODES,
+    *salient_object_loaders.NODES,
     *salient_object_place.NODES,
+    *salient_object_background.NODES,
     *salient_object_measure.NODES,
+    *salient_object_guard.NODES,
     *salient_object_finish.NODES,
 ]
 
