@@ -77,7 +77,7 @@ def _explained(path: Path, name: str, remedy: str) -> Iterator[None]:
     """Errors of a file that is no file of weights, or not all of one, in words."""
     try:
         yield
-    except (UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except (UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
         reason = (str(error) or "it ends too early").splitlines()[0][:200]
         raise LimelightError(
             f"{name}: {path.name} cannot be read as weights ({reason}). Download it again{remedy and '; '}{remedy}."
