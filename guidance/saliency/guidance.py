@@ -16,9 +16,7 @@ together at most `REACH` standard deviations of D.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from .. import nudge
 from ..attention.autograd import frozen_weights
 from ..errors import LimelightError
 from .decoders import Decoder
@@ -173,82 +172,33 @@ def attach(
     predictor: a `models.saliency.Predictor`. start_percent, end_percent: the guided part of the noise schedule, 0 =
     pure noise, 1 = the finished image.
     """
-    from comfy.patcher_extension import WrappersMP
-
-    model = model.clone()
     if steps.strength == 0:
-        return model
-    runs: list[_Run] = []  # the run in progress; shared by everyone who samples with this model, one after another
+        return model.clone()
 
-    def prepare_sampling(executor, *args, **kwargs):
-        predictor.load()  # before the host does, inside its inference mode: its weights must let gradients through
-        return executor(*args, **kwargs)
+    def move(predicted: torch.Tensor, mask: torch.Tensor | None, known: torch.Tensor | None) -> torch.Tensor:
+        return steer(predicted, predictor.network, decoder, wish, steps, mask, known)
 
-    def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image=None, mask=None, *rest, **k):
-        check_latent(noise, wish)
-        sampling = guider.inner_model.model_sampling
-        window = [float(sampling.percent_to_sigma(p)) for p in (start_percent, end_percent)]
-        runs.append(_Run(guider.inner_model, window, mask, latent_image))
-        try:
-            return executor(guider, sigmas, extra_args, callback, noise, latent_image, mask, *rest, **k)
-        finally:
-            run = runs.pop()
-            logging.info("Limelight: saliency guided %d calls of the model.", run.calls)
-
-    def post_cfg(args: dict) -> torch.Tensor:
-        predicted, run = args["denoised"], runs[-1] if runs else None
-        if run is None or run.model is not args["model"] or not run.guides(float(args["sigma"].flatten()[0])):
-            return predicted
-        return run.moved(predicted, lambda *given: steer(given[0], predictor.network, decoder, wish, steps, *given[1:]))
-
-    for kind, wrapper in (
-        (WrappersMP.PREPARE_SAMPLING, prepare_sampling),
-        (WrappersMP.SAMPLER_SAMPLE, sampler_sample),
-    ):
-        model.add_wrapper_with_key(kind, KEY, wrapper)
-    patchers = [p for p in (predictor.patcher, decoder.patcher) if p is not None]
-    model.set_additional_models(KEY, [*model.get_additional_models_with_key(KEY), *patchers])
-    model.set_model_sampler_post_cfg_function(post_cfg)
-    return model
+    return nudge.attach(
+        model,
+        KEY,
+        "saliency",
+        move,
+        lambda noise: check_latent(noise, wish),
+        start_percent,
+        end_percent,
+        load=predictor.load,  # before the host does: its weights must let gradients through
+        patchers=[p for p in (predictor.patcher, decoder.patcher) if p is not None],
+    )
 
 
 def check_latent(noise: torch.Tensor, wish: Wish) -> None:
     """Raises LimelightError for latents that are no images, and for maps that are not as many as they."""
-    video = noise.ndim == 5 and noise.shape[2] > 1
-    if getattr(noise, "is_nested", False) or noise.ndim not in (4, 5) or video:
-        raise LimelightError(
-            f"latent: found {noise.shape[2]} frames; saliency guidance works on images. Connect an image latent."
-            if video
-            else f"latent: found one of {noise.ndim} dimensions; expected an image latent (batch, channels, height, "
-            "width)."
-        )
+    nudge.check_image(noise, "saliency guidance")
     for name, maps in (("target", wish.target), ("suppress", wish.suppress)):
         if maps is not None and len(maps) not in (1, len(noise)):
             raise LimelightError(
                 f"{name}: found {len(maps)} maps for {len(noise)} images; expected one, or one for each."
             )
-
-
-class _Run:
-    """State of one sampling run. window: sigmas of its beginning and end. mask, known: the host's noise mask and the
-    latent outside of it."""
-
-    def __init__(self, model: Any, window: list[float], mask: torch.Tensor | None, known: torch.Tensor | None):
-        self.model, (self.high, self.low), self.calls = model, window, 0
-        self.mask, self.known = mask, known if mask is not None else None
-
-    def guides(self, sigma: float) -> bool:
-        return self.low <= sigma <= self.high
-
-    def moved(self, predicted: torch.Tensor, move: Callable) -> torch.Tensor:
-        """An image among video latents, (B, C, 1, h, w), is moved as any other."""
-        self.calls += 1
-        given = [predicted, self.mask, self.known]
-        if predicted.ndim == 5:
-            given = [None if value is None else value[:, :, 0] for value in given]
-        given = [None if v is None else v.expand(len(predicted), *v.shape[1:]).to(predicted.device) for v in given]
-        moved = move(*given)
-        return moved[:, :, None] if predicted.ndim == 5 else moved
 
 
 def _resized(maps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
