@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -42,8 +43,9 @@ def preview(latent_format: Any) -> Decoder:
             f"decoder: the host has no preview colours for this model's latents ({type(latent_format).__name__}). "
             "Connect the model's VAE and set decoder to 'VAE'."
         )
-    factors = torch.tensor(factors, dtype=torch.float32)
-    bias = torch.tensor(getattr(latent_format, "latent_rgb_factors_bias", None) or [0.0, 0.0, 0.0])
+    with torch.inference_mode(False):  # constants that autograd may save
+        factors = torch.tensor(factors, dtype=torch.float32)
+        bias = torch.tensor(getattr(latent_format, "latent_rgb_factors_bias", None) or [0.0, 0.0, 0.0])
     reshape = getattr(latent_format, "latent_rgb_factors_reshape", None)
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
@@ -61,7 +63,7 @@ def tiny(path: Path, latent_format: Any) -> Decoder:
     try:
         with torch.inference_mode(False):  # weights that autograd may save
             network = TAESD(None, str(path), latent_channels=latent_format.latent_channels)
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, EOFError, KeyError, UnpicklingError) as error:
         raise LimelightError(
             f"decoder: {path.name} cannot be read as a TAESD decoder for latents of {latent_format.latent_channels} "
             "channels. Download it again, or use another decoder."

@@ -1,0 +1,311 @@
+"""Saliency guidance in the real host: it draws attention, off is off, decoders, batches, masks, samplers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import random_weights
+from guided_runs import conditioning, noise, sample, untouched
+
+from limelight.guidance import nudge
+from limelight.guidance.errors import LimelightError
+from limelight.guidance.saliency import decoders
+from limelight.guidance.saliency import guidance as saliency_guidance
+from limelight.guidance.saliency.guidance import Steps, Wish, attach, check_latent, loss, steer
+from limelight.models.classic_saliency import ClassicSaliency
+from limelight.models.saliency import Predictor
+from limelight.models.signature_saliency import SignatureSaliency
+
+EVERYWHERE = {"start_percent": 0.0, "end_percent": 1.0}
+
+
+def spot(y: float, x: float, height: int = 32, width: int = 32, sigma: float = 0.12) -> torch.Tensor:
+    """(1, h, w): a soft spot."""
+    rows, columns = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
+    return torch.exp(-((rows - y).square() + (columns - x).square()) / (2 * sigma**2))[None]
+
+
+LEFT, RIGHT = spot(0.5, 0.25), spot(0.4, 0.75)
+
+
+@pytest.fixture(scope="module")
+def predictor(host):
+    return Predictor.of(SignatureSaliency())
+
+
+@pytest.fixture
+def guide(tiny_sd15, predictor):
+    """-> function (target, ..., changes of `Steps` or of the window) -> the guided tiny model."""
+
+    def make(target=LEFT, suppress=None, start_percent=0.0, end_percent=1.0, model=tiny_sd15, **changes):
+        steps = Steps(**{"iterations": 2, **changes})
+        decoder = decoders.preview(tiny_sd15.model.latent_format)
+        return attach(model, predictor, decoder, Wish(target, suppress), steps, start_percent, end_percent)
+
+    return make
+
+
+def moved(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bool(b.isfinite().all()) and not torch.allclose(a, b, atol=1e-3 * float(a.abs().max()))
+
+
+# What it does ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_what_it_says():
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(2, 6, 8, generator=generator)
+    p = p / p.sum((1, 2), keepdim=True)
+    target, avoided = torch.rand(1, 6, 8, generator=generator), torch.zeros(1, 6, 8)
+    avoided[0, :3] = 1
+    t = target + saliency_guidance.FLOOR * target.mean()
+    t = t / t.sum()
+    for one, found in zip(p, loss(p.log(), Wish(target, avoided)), strict=True):
+        expected = (t[0] * (t[0] / one).log()).sum() - (1 - one[:3].sum()).log()
+        assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert loss(t.log(), Wish(target)).item() == pytest.approx(0, abs=1e-6)
+
+
+def latents_with_a_thing(channels: int = 4) -> torch.Tensor:
+    """A prediction that shows something at the right, on a ground that is nearly even."""
+    thing = spot(0.5, 0.75, sigma=0.08)[None] * noise(1, channels, 1, 1, seed=3) * 2
+    return thing + 0.05 * noise(1, channels, 32, 32, seed=4)
+
+
+def shown_share(decoder, latents: torch.Tensor, region: torch.Tensor, network) -> float:
+    with torch.inference_mode(False), torch.no_grad():
+        density = network.log_density(decoder.decode(latents.clone()).clamp(0, 1), 0.5).exp()
+    return float((density * F.interpolate(region[None], density.shape[-2:], mode="bilinear")[0]).sum())
+
+
+@pytest.mark.parametrize("network", [SignatureSaliency, ClassicSaliency])
+@pytest.mark.parametrize("kind", ["SD15", "SDXL", "SD3", "Flux"])
+def test_attention_goes_where_it_should(host, kind, network):
+    """Latents of 4 and 16 channels, by preview colours; attracted to the left, pushed away from the right."""
+    import comfy.latent_formats
+
+    latent_format = getattr(comfy.latent_formats, kind)()
+    decoder, network = decoders.preview(latent_format), network()
+    latents = latents_with_a_thing(latent_format.latent_channels)
+    for wish, better in ((Wish(LEFT), 1), (Wish(None, spot(0.5, 0.75)), -1)):
+        region = LEFT if wish.target is not None else wish.suppress
+        with torch.inference_mode():
+            after = steer(latents, network, decoder, wish, Steps(strength=0.5))
+        change = shown_share(decoder, after, region, network) - shown_share(decoder, latents, region, network)
+        assert better * change > 0.02
+        distance = (after - latents).square().mean().sqrt() / latents.std()
+        assert distance <= 0.5 * saliency_guidance.REACH * 1.001
+
+
+def test_nothing_to_see_is_no_error(host, predictor):
+    """An even prediction has no gradient to speak of, and no spread: it stays finite."""
+    import comfy.latent_formats
+
+    decoder = decoders.preview(comfy.latent_formats.SD15())
+    found = steer(torch.zeros(1, 4, 16, 16), predictor.network, decoder, Wish(LEFT), Steps())
+    assert torch.equal(found, torch.zeros(1, 4, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def world(host):
+    from limelight.bench.sampling import load_world
+
+    return load_world()
+
+
+def test_attention_comes_to_the_spot_on_shapeworld(world, predictor, monkeypatch):
+    """Through the VAE with the host's weights; judged by the other predictor."""
+    from limelight.bench import sampling
+
+    monkeypatch.setattr(sampling, "STEPS", 10)
+    texts = "a red circle and a blue bar on a gray background", ""
+    positive, negative = (sampling.encode(world.clip, text) for text in texts)
+    decoder = decoders.full(world.vae, world.model.model.latent_format)
+    judge, shares = Predictor.of(ClassicSaliency()), []
+    for model in (world.model, attach(world.model, predictor, decoder, Wish(RIGHT), Steps(iterations=2))):
+        empty = {"samples": torch.zeros(2, 4, 16, 16)}
+        latent, _ = sampling.sample(model, positive, negative, 2, latent=empty)
+        with torch.inference_mode():
+            density = judge.predict(world.vae.decode(latent), 0.5)
+        density = density / density.sum((1, 2), keepdim=True)
+        shares.append((density * F.interpolate(RIGHT[None], density.shape[-2:], mode="bilinear")[0]).sum().item() / 2)
+    assert shares[1] > 1.3 * shares[0]
+
+
+# Off is off, and nothing stays ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{"strength": 0.0}, {"start_percent": 0.97, "end_percent": 0.97}])
+def test_off_is_bit_identical(tiny_sd15, guide, settings):
+    positive = conditioning()
+    assert torch.equal(sample(tiny_sd15, positive), sample(guide(**settings), positive))
+
+
+def test_strength_0_patches_nothing(tiny_sd15, guide):
+    off = guide(strength=0.0)
+    assert repr(off.model_options) == repr(tiny_sd15.model_options) and off.wrappers == tiny_sd15.wrappers
+
+
+def test_other_users_of_the_model_see_nothing(tiny_sd15, guide):
+    positive = conditioning()
+    plain, before = sample(tiny_sd15, positive), untouched(tiny_sd15)
+    guided = guide()
+    first = sample(guided, positive)
+    assert moved(plain, first)
+    assert untouched(tiny_sd15) == before
+    assert torch.equal(plain, sample(tiny_sd15, positive))
+    assert torch.equal(first, sample(guided, positive))
+    assert not any(p.is_inference() for p in guide().get_additional_models()[0].model.buffers())
+
+
+def test_the_window(tiny_sd15, guide):
+    """A window at the end leaves the first steps alone; the whole schedule is another picture than a part of it."""
+    positive = conditioning()
+    results = [sample(guide(start_percent=a, end_percent=b), positive) for a, b in ((0, 1), (0, 0.5), (0.5, 1))]
+    plain = sample(tiny_sd15, positive)
+    assert all(moved(a, b) for i, a in enumerate([plain, *results]) for b in results[i:])
+
+
+def test_an_interrupt_leaves_nothing_behind(tiny_sd15, guide, predictor, monkeypatch):
+    import comfy.model_management as management
+
+    positive = conditioning()
+    guided = guide()
+    whole, before = sample(guided, positive), untouched(tiny_sd15)
+    look, calls = SignatureSaliency.log_density, []
+
+    def stops(self, *args):
+        calls.append(1)
+        if len(calls) == 3:
+            management.interrupt_current_processing(True)
+        return look(self, *args)
+
+    monkeypatch.setattr(SignatureSaliency, "log_density", stops)
+    with pytest.raises(management.InterruptProcessingException):
+        sample(guided, positive)
+    monkeypatch.undo()
+    assert len(calls) == 3 and not management.processing_interrupted()
+    assert untouched(tiny_sd15) == before
+    assert torch.equal(whole, sample(guided, positive))
+
+
+# In every kind of run -------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_equals_single_runs(guide, predictor, tiny_sd15):
+    """More images than are looked at together; each has a map of its own. Then the same through the sampler."""
+    latents = torch.cat([latents_with_a_thing() * (1 + 0.1 * i) for i in range(5)])[..., :24]
+    wishes = torch.cat([LEFT, RIGHT, spot(0.2, 0.5), spot(0.8, 0.5), LEFT])
+    decoder = decoders.preview(tiny_sd15.model.latent_format)
+    together = steer(latents, predictor.network, decoder, Wish(wishes), Steps())
+    for i in range(5):
+        alone = steer(latents[i : i + 1], predictor.network, decoder, Wish(wishes[i : i + 1]), Steps())
+        assert (together[i] - alone[0]).abs().max() < 1e-3 * alone.abs().max()
+    positive, x = conditioning(), noise(2, 4, 16, 24)
+    together = sample(guide(wishes[:2]), positive, x, steps=1)
+    for i in range(2):
+        alone = sample(guide(wishes[i : i + 1]), positive, x[i : i + 1], steps=1)
+        assert (together[i] - alone[0]).abs().max() < 1e-3 * alone.abs().max()
+        assert moved(alone, sample(guide(wishes[1 - i][None]), positive, x[i : i + 1], steps=1))
+
+
+def test_outside_the_noise_mask_nothing_changes(tiny_sd15, guide):
+    positive, mask = conditioning(), torch.zeros(1, 1, 16, 24)
+    mask[..., 8:] = 1
+    x = noise(1, 4, 16, 24)
+    plain, guided = (sample(model, positive, x, mask=mask) for model in (tiny_sd15, guide(RIGHT)))
+    assert torch.equal(plain[..., :8], guided[..., :8])
+    assert moved(plain[..., 8:], guided[..., 8:])
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "uni_pc", "lcm"])
+def test_samplers(tiny_sd15, guide, sampler):
+    positive = conditioning()
+    assert moved(sample(tiny_sd15, positive, sampler=sampler), sample(guide(), positive, sampler=sampler))
+
+
+def test_other_patches_have_their_say(tiny_sd15, guide):
+    """Another pack's post-CFG function, and a second guidance: all take part."""
+    positive, seen = conditioning(), []
+    other = tiny_sd15.clone()
+    other.set_model_sampler_post_cfg_function(lambda args: seen.append(1) or args["denoised"])
+    once, twice = sample(guide(model=other), positive), sample(guide(RIGHT, model=guide(model=other)), positive)
+    assert seen and moved(once, twice) and torch.equal(once, sample(guide(), positive))
+
+
+def test_videos_are_refused_and_single_frames_are_not():
+    wish = Wish(LEFT)
+    with pytest.raises(LimelightError, match="latent: found 5 frames"):
+        check_latent(torch.zeros(1, 16, 5, 8, 8), wish)
+    with pytest.raises(LimelightError, match="latent: found one of 3 dimensions"):
+        check_latent(torch.zeros(1, 64, 100), wish)
+    with pytest.raises(LimelightError, match="target: found 2 maps for 3 images"):
+        check_latent(torch.zeros(3, 4, 8, 8), Wish(torch.zeros(2, 8, 8)))
+    check_latent(torch.zeros(1, 16, 1, 8, 8), wish)
+    run = nudge.Run(None, [9.0, 0.0], None, None)
+    assert run.moved(torch.zeros(2, 16, 1, 8, 6), lambda x, mask, known: x + 1).shape == (2, 16, 1, 8, 6)
+
+
+# The node and its decoders --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def node(host):
+    from limelight.nodes import saliency_guidance as module
+
+    def run(*args, **kwargs):
+        with torch.inference_mode():
+            return module.LimelightSaliencyGuidance.execute(*args, **kwargs).result[0]
+
+    return SimpleNamespace(run=run, choose=module.chosen_decoder)
+
+
+def test_the_node(node, tiny_sd15, guide, predictor):
+    positive = conditioning()
+    made = node.run(tiny_sd15, predictor, LEFT, 1.0, 0.0, 1.0, 2, decoder="preview colours")
+    assert torch.equal(sample(made, positive), sample(guide(), positive))
+    for wrong, match in (
+        ({"predictor": "x"}, "predictor: found 'x'; expected one from Load"),
+        ({"target": torch.ones(1, 8, 8)}, "target: found a flat map"),
+        ({"start_percent": 0.7, "end_percent": 0.3}, "start_percent: found 0.7, which is after end_percent 0.3"),
+        ({"decoder": "VAE"}, "vae: found nothing"),
+        ({"decoder": "TAESD"}, "whose name begins with 'taesd_decoder' in models/vae_approx, and none is there"),
+        ({"decoder": "other"}, "decoder: found 'other'"),
+    ):
+        given = {"predictor": predictor, "target": LEFT, "start_percent": 0.0, "end_percent": 1.0} | wrong
+        with pytest.raises(LimelightError, match=match):
+            node.run(tiny_sd15, strength=1.0, iterations=1, **given)
+
+
+def test_taesd_of_the_models_folder(node, predictor, host, tmp_path):
+    """A file with random weights: found by its name, read, differentiable; a VAE of another model is refused."""
+    import comfy.latent_formats
+    import folder_paths
+    from comfy.taesd.taesd import Decoder
+
+    latent_format = comfy.latent_formats.SD15()
+    assert node.choose("automatic", latent_format, None).label == decoders.PREVIEW
+    folder_paths.add_model_folder_path("vae_approx", str(tmp_path))
+    try:
+        network = Decoder()
+        random_weights(network, seed=0, gain=1.4)
+        torch.save(network.state_dict(), tmp_path / "taesd_decoder.pth")
+        with torch.inference_mode():
+            decoder = node.choose("automatic", latent_format, None)
+            assert decoder.label == decoders.TINY
+            latents = noise(1, 4, 8, 8)
+            after = steer(latents, predictor.network, decoder, Wish(LEFT), Steps(iterations=1))
+        assert moved(latents, after) and decoder.decode(noise(1, 4, 6, 100)).shape == (1, 3, 24, 384)
+        (tmp_path / "taesd_decoder.pth").write_bytes(b"nonsense")
+        with pytest.raises(LimelightError, match="taesd_decoder.pth cannot be read"):
+            node.choose("TAESD", latent_format, None)
+    finally:
+        folder_paths.folder_names_and_paths["vae_approx"][0].remove(str(tmp_path))
+        folder_paths.filename_list_cache.pop("vae_approx", None)
+    with pytest.raises(LimelightError, match="vae: found one for latents of 16 channels, but the model's have 4"):
+        node.choose("VAE", latent_format, SimpleNamespace(latent_channels=16))
+    with pytest.raises(LimelightError, match=r"no preview colours for this model's latents \(LatentFormat\)"):
+        decoders.preview(comfy.latent_formats.LatentFormat())
