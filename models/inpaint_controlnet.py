@@ -54,12 +54,9 @@ class InpaintControlNet(comfy.controlnet.ControlNet):
         super().pre_run(model, percent_to_timestep_function)
         width = model.model_config.unet_config.get("context_dim")
         if self.context_dim is not None and width != self.context_dim:
-            made_for, found = (
-                FAMILIES.get(each, f"models with text {each} wide") for each in (self.context_dim, width)
-            )
             raise LimelightError(
-                f"control_net: it was made for {made_for}, and the model is {found}. Load a checkpoint of "
-                f"{made_for}, or a ControlNet for {found}."
+                f"control_net: it was made for {_family(self.context_dim)}, and the model is of {_family(width)}. Load "
+                "a checkpoint and a ControlNet that belong together."
             )
         self._base_inpaints = tuple(model.concat_keys) == INPAINTING
         if self._base_inpaints:
@@ -93,6 +90,10 @@ class InpaintControlNet(comfy.controlnet.ControlNet):
             return super().get_control(x_noisy, t, cond, batched_number, *rest, **more)
         finally:
             self.model_sampling_current = sampling
+
+
+def _family(width: int | None) -> str:
+    return FAMILIES.get(width, "another kind" if width is None else f"a kind whose text is {width} wide")
 
 
 class _Longer:

@@ -47,7 +47,7 @@ def control_net(seed: int = 3, **changes) -> ControlNetModel:
     generator = torch.Generator().manual_seed(seed)
     for name, weight in made.named_parameters():
         if weight.device.type != "meta" and weight.ndim == 4 and not weight.any():
-            weight.normal_(0, 0.3 / weight[0].numel() ** 0.5, generator=generator)
+            weight.normal_(0, 1 / weight[0].numel() ** 0.5, generator=generator)
             assert name.startswith(("controlnet_down", "controlnet_mid", "controlnet_cond_embedding.conv_out"))
     return made
 

@@ -180,6 +180,23 @@ def test_masks_of_regional_prompts_and_noise_masks(ordinary, inpainter, control,
         assert out[kept].abs().max() < 1e-6 and out[~kept].std() > 0.1  # the empty latent is kept where the mask is 0
 
 
+def test_under_highlight_guidance(inpainter, ordinary, control, apply, fed):
+    """The guided pass runs it, too, with the same further channels, and goes through."""
+    from guided_runs import BAR, CIRCLE, attach
+
+    for model, own, values in (
+        (inpainter, control, masks(in_prompt())),
+        (ordinary, control.with_picture(*PICTURE), {}),
+    ):
+        prompts = apply(own, conditioning(CIRCLE, BAR, width=CONTEXT, **values))
+        plain, runs = sample(model, prompts), len(fed)
+        guided = sample(attach(model), prompts)
+        assert guided.isfinite().all() and not torch.allclose(guided, plain)
+        assert len(fed) > 2 * runs
+        assert all(torch.equal(call["x"][:1, 4:5], PICTURE[0]) for call in fed)
+        fed.clear()
+
+
 def test_a_copy_is_whole_and_shares_the_weights(control):
     own = control.with_picture(*PICTURE).set_cond_hint(torch.rand(1, 3, 8, 8), 0.7, (0.1, 0.9))
     copy = own.copy()
@@ -227,20 +244,18 @@ def test_weights_that_stay_in_the_computers_memory(ordinary, control, apply, mon
     torch.testing.assert_close(sample(ordinary, apply(control.with_picture(*PICTURE))), expected)
 
 
-def test_models_it_was_not_made_for_are_refused_before_the_first_step(
-    ordinary, make_sd15, make_unet, control, apply, fed
-):
+def test_models_it_was_not_made_for_are_refused_before_the_first_step(ordinary, make_sd15, control, apply, fed):
     wide = make_sd15(seed=0, in_channels=9, context_dim=96, **STRUCTURE)
-    with pytest.raises(LimelightError, match="made for models with text 64 wide, and the model is models with text 96"):
+    with pytest.raises(LimelightError, match="made for a kind whose text is 64 wide, and the model is of .* 96 wide"):
         sample(wide, apply(control, conditioning(width=96)))
     with pytest.raises(LimelightError, match="needs the mask and the masked image.*Salient Background"):
         sample(ordinary, apply(control))
-    from limelight.models.inpaint_controlnet import FAMILIES
-
-    sd2 = control.copy()
-    sd2.context_dim = 1024
-    with pytest.raises(LimelightError, match=f"made for {FAMILIES[1024]}, and the model is models with text 64 wide"):
-        sample(ordinary, apply(sd2))
+    made_for_sd2 = control.copy()
+    made_for_sd2.context_dim = 1024
+    with pytest.raises(
+        LimelightError, match="made for Stable Diffusion 2, and the model is of a kind whose text is 64"
+    ):
+        sample(ordinary, apply(made_for_sd2))
     assert not fed
 
 

@@ -64,8 +64,10 @@ def test_the_sampler_equals_a_loop_over_diffusers_modules(tmp_path, core_nodes, 
             model, SEED, STEPS, SCALE, "euler", "normal", positive, negative, latent, 1.0
         )
         expected = published_loop(base, control, vae, contexts, *product, sigmas_of(model))
-    torch.testing.assert_close(found["samples"], expected, rtol=0, atol=1e-4 * expected.abs().max().item())
-    assert expected.std() > 0.1
+        without = published_loop(base, control, vae, contexts, *product, sigmas_of(model), strength=0.0)
+    largest = expected.abs().max()
+    torch.testing.assert_close(found["samples"], expected, rtol=0, atol=1e-4 * largest.item())
+    assert (without - expected).abs().max() > 0.05 * largest  # the ControlNet is felt
 
 
 def sigmas_of(model) -> torch.Tensor:
@@ -74,8 +76,8 @@ def sigmas_of(model) -> torch.Tensor:
     return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
 
 
-def published_loop(base, control, vae, contexts, image, subject, sigmas) -> torch.Tensor:
-    """The published pipeline's steps, with Euler's method and the mode of the masked latent."""
+def published_loop(base, control, vae, contexts, image, subject, sigmas, strength=STRENGTH):
+    """The published pipeline's steps, with Euler's method and the mode of the masked latent. -> latent, unscaled"""
     from diffusers import DDPMScheduler
 
     alphas = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
@@ -94,7 +96,7 @@ def published_loop(base, control, vae, contexts, image, subject, sigmas) -> torc
         wide = torch.cat([scaled, given], 1)
         predictions = []
         for context in contexts:
-            down, middle = control(wide, t, context, hint, conditioning_scale=STRENGTH, return_dict=False)
+            down, middle = control(wide, t, context, hint, conditioning_scale=strength, return_dict=False)
             inputs = wide if base.config.in_channels == 9 else scaled
             predictions.append(
                 base(
