@@ -13,11 +13,13 @@ MUTED, BYPASSED = 2, 4
 # loaders of models that shapeworld cannot use: what comes before the name of a stand-in's file
 LOADERS = {"ControlNetLoader": "", "LimelightGLIGENLoader": "", "LimelightInpaintControlNetLoader": "inpaint_"}
 MODEL_IS_OPTIONAL = {"LimelightSalientBackground", "LimelightEcomInpaint"}  # nodes that also run without such a model
+INPAINT = Path(__file__).parents[1] / "shapeworld" / "nodes" / "shapeworld_inpaint.safetensors"  # may not be there
 PRODUCT = Path(__file__).with_name("product.png")  # stands in for the user's picture: a circle, cut out by its alpha
 # places of widths and heights among a node's widgets
 PIXELS = {"EmptyLatentImage": (0, 1), "EmptyImage": (0, 1), "SolidMask": (1, 2), "LimelightHighlightCanvas": (1, 2)}
 PIXELS |= {"MaskComposite": (0, 1), "LimelightHighlightFromScribbles": (4, 5)}
 PIXELS["LimelightPlaceSubject"] = (0, 1)
+PIXELS["LimelightSaliencyEditor"] = (1, 2)
 
 
 def widgets(node_info: dict) -> list[tuple[str, Any]]:
@@ -96,7 +98,9 @@ def on_shapeworld(workflow: dict, side: int = 128, stand_in: str = "") -> dict:
     for node in nodes:
         values = node.get("widgets_values")
         if node["type"] == "CheckpointLoaderSimple":
-            node.update(type="ShapeworldLoader", widgets_values=[], properties={})
+            inpaints = "inpaint" in values[0] and INPAINT.is_file()
+            loader = "ShapeworldInpaintLoader" if inpaints else "ShapeworldLoader"
+            node.update(type=loader, widgets_values=[], properties={})
         elif node["type"] in LOADERS and stand_in:
             node["widgets_values"] = [LOADERS[node["type"]] + stand_in]
         elif node["type"] == "LoadImage":
