@@ -12,7 +12,14 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from . import help_graphs, help_graphs_background, help_graphs_guard, help_graphs_product, help_graphs_saliency
+from . import (
+    help_graphs,
+    help_graphs_background,
+    help_graphs_editor,
+    help_graphs_guard,
+    help_graphs_product,
+    help_graphs_saliency,
+)
 from .browser import FLAGS, find_browser, open_front_end
 from .help_graphs import BAND, ELLIPSE, PICTURE, SCRIBBLES, Graph
 from .in_process import ROOT, host_path
@@ -20,6 +27,7 @@ from .server import PACKS, HostServer, prepare_base
 
 GRAPHS = help_graphs.GRAPHS | help_graphs_saliency.GRAPHS | help_graphs_guard.GRAPHS
 GRAPHS |= help_graphs_background.GRAPHS | help_graphs_product.GRAPHS
+GRAPHS |= help_graphs_editor.GRAPHS
 DOCS = ROOT / "web" / "docs"
 BASE = ROOT / ".cache" / "pictures-base"
 LIMIT = 60_000  # bytes of one picture
