@@ -5,7 +5,8 @@
 Each object, shaded, with an edge softened by 1 to 4 pixels, lies on an old background and is pasted on a new one.
 rim_error: mean absolute difference of the paste from the same object rendered on the new background, over the pixels
 whose opacity is between 2 and 98 %, on a scale of 255. ratio: of the plain alpha paste's error to the row's, of all
-subjects together; worst_ratio: the smallest of a single subject.
+subjects together; worst_ratio: the smallest of a single subject. Rows: plain, the alpha paste; blurred-fusion, the
+published estimate of the subject's colours; limelight, ours.
 """
 
 from __future__ import annotations
@@ -59,9 +60,22 @@ def pastes(one: Subject) -> dict[str, np.ndarray]:
     """The object on its new background by each row's way."""
     clean = composite.foreground(one.image, one.alpha)
     return {
-        "plain paste": composite.over(one.new, one.image, one.alpha),
+        "plain": composite.over(one.new, one.image, one.alpha),
+        "blurred-fusion": composite.over(one.new, fused(one.image, one.alpha), one.alpha),
         "limelight": composite.over(one.new, clean, one.alpha),
     }
+
+
+def fused(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Blurred fusion in two passes, windows of 90 and 6 pixels (Forte, "Approximate Fast Foreground Colour Estimation",
+    ICIP 2021)."""
+    mix, front, behind = alpha[..., None], image, image
+    for window in ((90, 90), (6, 6)):
+        share = cv2.blur(alpha, window)[..., None]
+        near = cv2.blur(front * mix, window) / (share + 1e-5)
+        behind = cv2.blur(behind * (1 - mix), window) / (1 - share + 1e-5)
+        front = (near + mix * (image - mix * near - (1 - mix) * behind)).clip(0, 1)
+    return front
 
 
 def rim_error(found: np.ndarray, one: Subject) -> float:
@@ -81,7 +95,7 @@ def rows(count: int, seed: int, images=None) -> list[dict]:
             errors.setdefault(name, []).append(rim_error(picture, one))
         shown = {"photograph": one.image, **made, "truth": one.truth}
         save_sheet(images, index, "", {k: (v.clip(0, 1) * 255).round().astype(np.uint8) for k, v in shown.items()})
-    plain = np.array(errors["plain paste"])
+    plain = np.array(errors["plain"])
     return [
         {
             "row": name,
