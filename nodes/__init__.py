@@ -16,6 +16,9 @@ from . import (
     highlight_published,
     highlight_score,
     highlight_scribbles,
+    local_control_apply,
+    local_control_load,
+    local_control_merge,
     saliency_control,
     saliency_display,
     saliency_editor,
@@ -58,6 +61,9 @@ NODES: list[type[io.ComfyNode]] = [
     *salient_object_measure.NODES,
     *salient_object_guard.NODES,
     *salient_object_finish.NODES,
+    *local_control_load.NODES,
+    *local_control_apply.NODES,
+    *local_control_merge.NODES,
 ]
 
 
