@@ -44,7 +44,8 @@ class LimelightSaliencyGuidance(io.ComfyNode):
                 io.Mask.Input(
                     "target",
                     tooltip="Where people should look: one map, or one for each image of the batch. Any size; it is "
-                    "stretched over the picture. A soft spot works better than a hard shape.",
+                    "stretched over the picture. Only its shape counts, not how bright it is. If it is black, only "
+                    "'suppress' counts.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -150,8 +151,12 @@ class LimelightSaliencyGuidance(io.ComfyNode):
                 f"start_percent: found {start_percent:g}, which is after end_percent {end_percent:g}, so that nothing "
                 "would be guided. Set it to less than end_percent; to turn guidance off, set strength to 0."
             )
-        wanted = torch.from_numpy(tensors.saliency(target, "target", flat=False))
         avoided = None if suppress is None else torch.from_numpy(tensors.saliency(suppress, "suppress"))
+        wanted = torch.from_numpy(tensors.saliency(target, "target"))
+        if not wanted.any() and avoided is not None and avoided.any():
+            wanted = None  # an editor in which only blobs that suppress were drawn
+        else:
+            tensors.saliency(target, "target", flat=False)
         steps = Steps(
             iterations=checks.whole(iterations, "iterations", 1, 20),
             strength=checks.number(strength, "strength", 0.0, 10.0),

@@ -155,8 +155,11 @@ class LimelightAttentionRetouch(io.ComfyNode):
             raise LimelightError("image: found values that are not numbers (NaN or infinite); expected 0 to 1.")
         regions = {ATTRACT: attract, SUPPRESS: suppress}
         regions = {name: _masks(mask, name, pictures) for name, mask in regions.items() if mask is not None}
+        regions = {name: masks for name, masks in regions.items() if masks.any()}  # the editor gives both, one empty
         if not regions:
-            raise LimelightError("attract: found nothing, nor for suppress; expected at least one region. Connect one.")
+            raise LimelightError(
+                "attract: found nothing white, nor in suppress; expected at least one region. Connect or paint one."
+            )
         device, done, found = predictor.load(), [], []
         for i, picture in enumerate(pictures.movedim(-1, 1).split(1)):
             here = {name: masks[i : i + 1] for name, masks in regions.items()}
@@ -177,8 +180,6 @@ NODES = [LimelightAttentionRetouch]
 def _masks(mask: Any, name: str, pictures: torch.Tensor) -> torch.Tensor:
     """The region of each picture, (B, H, W) of its size."""
     read = saliency_maps.resize(tensors.saliency(mask, name), *pictures.shape[1:3])
-    if not read.max((1, 2)).all():
-        raise LimelightError(f"{name}: found an empty mask (nothing is white); expected a region. Paint one.")
     if len(read) not in (1, len(pictures)):
         raise LimelightError(
             f"{name}: found {len(read)} masks for {len(pictures)} images; expected one, or one for each."

@@ -133,8 +133,8 @@ def test_errors(run, scene, eyes):
     for given, match in (
         ({"predictor": 3}, "predictor: found 3; expected one from Load"),
         ({"predictor": eye, "judge": "x"}, "judge: found 'x'"),
-        ({"predictor": eye}, "attract: found nothing, nor for suppress"),
-        ({"predictor": eye, "attract": left * 0}, "attract: found an empty mask"),
+        ({"predictor": eye}, "attract: found nothing white, nor in suppress"),
+        ({"predictor": eye, "attract": left * 0}, "attract: found nothing white, nor in suppress"),
         ({"predictor": eye, "attract": left.repeat(3, 1, 1)}, "attract: found 3 masks for 1 images"),
         ({"predictor": eye, "attract": left, "exposure": 9.0}, "exposure: found 9"),
     ):

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from . import (
     help_graphs,
+    help_graphs_attention,
     help_graphs_background,
     help_graphs_editor,
     help_graphs_guard,
@@ -27,7 +28,7 @@ from .server import PACKS, HostServer, prepare_base
 
 GRAPHS = help_graphs.GRAPHS | help_graphs_saliency.GRAPHS | help_graphs_guard.GRAPHS
 GRAPHS |= help_graphs_background.GRAPHS | help_graphs_product.GRAPHS
-GRAPHS |= help_graphs_editor.GRAPHS
+GRAPHS |= help_graphs_editor.GRAPHS | help_graphs_attention.GRAPHS
 DOCS = ROOT / "web" / "docs"
 BASE = ROOT / ".cache" / "pictures-base"
 LIMIT = 60_000  # bytes of one picture
