@@ -95,6 +95,16 @@ def test_maps_of_a_batch_go_to_the_pictures_in_order(tiny_sd15, apply, count, pi
         assert np.array_equal(given[i].numpy(), resized[i % pictures % count])
 
 
+def test_why_batches_are_repeated(tiny_sd15, core_nodes):
+    """The host's own way with four maps for two pictures; when this fails, `control._repeated` may go."""
+    net = control_net()
+    seen = hints(net)
+    pictures = torch.arange(4.0)[:, None, None, None].expand(4, 64, 64, 3)
+    both = core_nodes["ControlNetApplyAdvanced"]().apply_controlnet(*prompts(), net, pictures, 1.0, 0.0, 1.0)
+    run(tiny_sd15, *both, x=noise(2, 4, 8, 8), steps=1)
+    assert seen[0][:, 0, 0, 0].tolist() == [0, 1, 2, 3]  # of two prompts; expected 0, 1, 0, 1
+
+
 def test_strength_and_window(tiny_sd15, apply):
     net, both = control_net(), prompts()
     plain = run(tiny_sd15, *both)
