@@ -12,6 +12,9 @@ WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 MUTED, BYPASSED = 2, 4
 # loaders of models that shapeworld cannot use: what comes before the name of a stand-in's file
 LOADERS = {"ControlNetLoader": "", "LimelightGLIGENLoader": "", "LimelightInpaintControlNetLoader": "inpaint_"}
+LOADERS["LimelightAdapterLoader"] = "adapter_"
+HANDS_ON = {"LimelightControlRegion"}  # nodes whose output is such a model again
+MERGES = {"LimelightRegions", "LimelightCoAdapter"}  # nodes that have nothing to do without one
 MODEL_IS_OPTIONAL = {"LimelightSalientBackground", "LimelightEcomInpaint"}  # nodes that also run without such a model
 INPAINT = Path(__file__).parents[1] / "shapeworld" / "nodes" / "shapeworld_inpaint.safetensors"  # may not be there
 PRODUCT = Path(__file__).with_name("product.png")  # stands in for the user's picture: a circle, cut out by its alpha
@@ -108,8 +111,9 @@ def on_shapeworld(workflow: dict, side: int = 128, stand_in: str = "") -> dict:
         for place in PIXELS.get(node["type"], ()):
             values[place] = round(values[place] * side / max(sides))
     if not stand_in:
-        loaders = {node["id"] for node in nodes if node["type"] in LOADERS}
+        loaders = {node["id"] for node in nodes if node["type"] in LOADERS.keys() | HANDS_ON}
         users = {link[3] for link in workflow["links"] if link[1] in loaders}
+        users |= {node["id"] for node in nodes if node["type"] in MERGES}
         without = {node["id"] for node in nodes if node["type"] in MODEL_IS_OPTIONAL}
         unused = {link[1] for link in workflow["links"] if link[1] in loaders and link[3] in without}
         for node in nodes:

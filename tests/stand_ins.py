@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from adapter_weights import full
 from gligen_weights import random_gligen
 from safetensors.torch import save_file
 
@@ -16,14 +17,17 @@ WEAK = 0.1  # gain of a ControlNet's last layers: felt, but the model is not dro
 
 
 def write(models: Path, name: str) -> None:
-    """Write ControlNets and a GLIGEN of this file name into a host's folder of models; the name of the ControlNet with
-    nine input channels begins as `on_shapeworld` wants it. Needs the imported host."""
+    """Write ControlNets, a GLIGEN and a T2I-Adapter of this file name into a host's folder of models; the names of the
+    adapter and of the ControlNet with nine input channels begin as `on_shapeworld` wants it. Needs the imported host."""
     from limelight.shapeworld.nodes import load
 
     network = load()[0].model.diffusion_model
     width = network.input_blocks[1][1].transformer_blocks[0].attn2.to_k.in_features
     files = {f"controlnet/{name}": control_net(network), f"gligen/{name}": random_gligen(network, width)}
     files[f"controlnet/{LOADERS['LimelightInpaintControlNetLoader']}{name}"] = inpainting(control_net(network))
+    widths = tuple(layers[0].out_channels for layers in network.input_blocks[1::2])
+    adapter = {key: value * WEAK**0.25 for key, value in full(192, widths).items()}
+    files[f"controlnet/{LOADERS['LimelightAdapterLoader']}{name}"] = adapter
     for file, state in files.items():
         (models / file).parent.mkdir(parents=True, exist_ok=True)
         save_file(state, models / file)
