@@ -26,10 +26,10 @@ def region_inputs() -> list[io.Input]:
     """The widgets of a region's settings."""
     return [
         io.Combo.Input(
-            "masks",
+            "mask_on",
             options=list(WHERE),
             default=WHERE[0],
-            tooltip="What the region is cut out of. 'features': what the control adds to the model. 'hint': what "
+            tooltip="What the mask is put on. 'features': what the control adds to the model. 'hint': what "
             "the control sees; lines outside go, but it still acts everywhere. 'both' is the cleanest.",
         ),
         io.Float.Input(
@@ -60,7 +60,7 @@ def region_inputs() -> list[io.Input]:
                 min=AUTO,
                 max=1024.0,
                 step=1.0,
-                tooltip="Pixels around the region in which the hint is kept where 'masks' cuts it, so that the cut "
+                tooltip="Pixels around the region in which the hint is kept where the mask is put on it, so that the cut "
                 "makes no lines of its own. -1: as far as the adapter's fine levels see, 64 for ControlNets.",
             )
         ),
@@ -105,7 +105,7 @@ def _multiplier(name: str, prompt: str) -> io.Float.Input:
 def region_of(
     mask: Any,
     strength: float = 1.0,
-    masks: str = WHERE[0],
+    mask_on: str = WHERE[0],
     feather: float = 0.0,
     blank: float = 0.0,
     halo: float = AUTO,
@@ -116,14 +116,14 @@ def region_of(
     uncond_strength: float = 1.0,
 ) -> Region:
     """The region of a node's inputs. mask: MASK, or none for everywhere."""
-    if masks not in WHERE:
-        raise LimelightError(f"masks: found {checks.show(masks)}; expected one of {', '.join(WHERE)}.")
+    if mask_on not in WHERE:
+        raise LimelightError(f"mask_on: found {checks.show(mask_on)}; expected one of {', '.join(WHERE)}.")
     if fill not in FILLS:
         raise LimelightError(f"fill: found {checks.show(fill)}; expected one of {', '.join(FILLS)}.")
     halo = checks.number(halo, "halo", AUTO, 4096)
     return Region(
         mask=None if mask is None else _mask(mask),
-        where=masks,
+        where=mask_on,
         feather=checks.number(feather, "feather", 0, 4096),
         halo=None if halo < 0 else halo,
         fill=FILLS[fill],

@@ -18,7 +18,7 @@ WEAK = 0.1  # gain of a ControlNet's last layers: felt, but the model is not dro
 
 def write(models: Path, name: str) -> None:
     """Write ControlNets, a GLIGEN and a T2I-Adapter of this file name into a host's folder of models; the names of the
-    adapter and of the ControlNet with nine input channels begin as `on_shapeworld` wants it. Needs the imported host."""
+    adapter and of the ControlNet with nine input channels begin as `on_shapeworld` wants. Needs the imported host."""
     from limelight.shapeworld.nodes import load
 
     network = load()[0].model.diffusion_model

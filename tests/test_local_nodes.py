@@ -77,7 +77,7 @@ def test_apply_is_region_and_apply_controlnet(nodes, load, texts, core_nodes, sd
     import comfy.controlnet
 
     positive, negative = texts
-    settings = {"masks": "both", "feather": 8.0, "level_weights": "0.5, 1"}
+    settings = {"mask_on": "both", "feather": 8.0, "level_weights": "0.5, 1"}
     theirs = comfy.controlnet.load_t2i_adapter(full(192))
     stock = core_nodes["ControlNetApplyAdvanced"]()
     results = []
@@ -120,7 +120,7 @@ def test_other_controls_stay(nodes, load, texts):
         (torch.zeros(1, 8, 8), {}, "empty mask"),
         (torch.full((1, 8, 8), float("nan")), {}, "not numbers"),
         (None, {"blank": 2.0}, "blank"),
-        (HALF, {"masks": "none"}, "masks"),
+        (HALF, {"mask_on": "none"}, "mask_on"),
         (HALF, {"fill": "red"}, "fill"),
         (HALF, {"level_weights": "1, x"}, "level_weights"),
         (HALF, {"level_weights": "1, 1, 1, 1, 1"}, "5 numbers"),
@@ -152,8 +152,8 @@ def two(nodes, load, texts):
     apply = nodes["LimelightMaskedAdapterApply"]
     third = torch.zeros(1, 128, 128)
     third[:, :, 32:96] = 1
-    once = do(apply, *texts, load(), IMAGE, mask=HALF, masks="features")
-    return do(apply, *once, load("coadapter-depth-x"), IMAGE, mask=third, masks="features")
+    once = do(apply, *texts, load(), IMAGE, mask=HALF, mask_on="features")
+    return do(apply, *once, load("coadapter-depth-x"), IMAGE, mask=third, mask_on="features")
 
 
 def test_regions(nodes, two, core_nodes, sd15):
