@@ -46,7 +46,7 @@ class LimelightSaliencyPredictorLoader(io.ComfyNode):
                     default=named[0],
                     tooltip=f"'{named[1]}': photographs, the best choice as a rule. '{named[2]}': advertisements, "
                     f"posters, interfaces. '{named[3]}': made GazeFusion's training maps. '{named[0]}': only finds "
-                    "what stands out. '{named[4]}': the same by other means, a second opinion. Below them the files in "
+                    f"what stands out. '{named[4]}': the same by other means, a second opinion. Below them the files in "
                     "models/saliency.",
                 ),
                 advanced(
