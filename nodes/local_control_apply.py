@@ -60,8 +60,8 @@ def region_inputs() -> list[io.Input]:
                 min=AUTO,
                 max=1024.0,
                 step=1.0,
-                tooltip="Pixels around the region in which the hint is kept where the mask is put on it, so that the cut "
-                "makes no lines of its own. -1: as far as the adapter's fine levels see, 64 for ControlNets.",
+                tooltip="Pixels around the region in which the hint stays as it is, where the mask is put on it: the "
+                "cut makes lines of its own. -1: as far as the adapter's fine levels see, 64 for ControlNets.",
             )
         ),
         advanced(

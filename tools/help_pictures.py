@@ -18,6 +18,7 @@ from . import (
     help_graphs_background,
     help_graphs_editor,
     help_graphs_guard,
+    help_graphs_local,
     help_graphs_product,
     help_graphs_saliency,
 )
@@ -29,6 +30,7 @@ from .server import PACKS, HostServer, prepare_base
 GRAPHS = help_graphs.GRAPHS | help_graphs_saliency.GRAPHS | help_graphs_guard.GRAPHS
 GRAPHS |= help_graphs_background.GRAPHS | help_graphs_product.GRAPHS
 GRAPHS |= help_graphs_editor.GRAPHS | help_graphs_attention.GRAPHS
+GRAPHS |= help_graphs_local.GRAPHS
 DOCS = ROOT / "web" / "docs"
 BASE = ROOT / ".cache" / "pictures-base"
 LIMIT = 60_000  # bytes of one picture
