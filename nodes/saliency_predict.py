@@ -46,8 +46,8 @@ class LimelightSaliencyPredictorLoader(io.ComfyNode):
                     default=named[0],
                     tooltip=f"'{named[1]}': photographs, the best choice as a rule. '{named[2]}': advertisements, "
                     f"posters, interfaces. '{named[3]}': made GazeFusion's training maps. '{named[0]}': only finds "
-                    f"what stands out. '{named[4]}': the same by other means, a second opinion. Below them the files in "
-                    "models/saliency.",
+                    f"what stands out. '{named[4]}': the same by other means, a second opinion. Below them the files "
+                    "in models/saliency.",
                 ),
                 advanced(
                     io.Combo.Input(
