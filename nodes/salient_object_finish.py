@@ -96,9 +96,7 @@ class LimelightCompositeSubject(io.ComfyNode):
         match=1.0,
         harmonise=0.0,
     ) -> io.NodeOutput:
-        pictures = tensors.rgb(image).cpu().numpy()
-        if not np.isfinite(pictures).all():
-            raise LimelightError("image: found values that are not numbers (NaN or infinite); expected 0 to 1.")
+        pictures = tensors.pixels(image)
         colours, opacities = tensors.cutouts(subject, mask, "subject")
         if resolution not in RESOLUTIONS:
             raise LimelightError(
@@ -259,7 +257,7 @@ def _places(placement: object, colours: np.ndarray, pictures: np.ndarray) -> lis
 
 def _layers(shadow: object, pictures: np.ndarray) -> np.ndarray:
     """The shadow's RGBA layers, (B, h, w, 4)."""
-    colour = tensors.rgb(shadow, "shadow").cpu().numpy()
+    colour = tensors.pixels(shadow, "shadow")
     if shadow.shape[-1] != 4:
         raise LimelightError(
             "shadow: found an image without transparency; expected a layer with it. Connect Subject Shadow's layer."

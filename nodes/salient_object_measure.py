@@ -258,4 +258,4 @@ def _pictures(image: object, given: np.ndarray, name: str) -> np.ndarray | None:
     """An optional IMAGE, one for each mask and of its size."""
     if image is None:
         return None
-    return tensors.as_many(tensors.same_frame(tensors.rgb(image, name).cpu().numpy(), given, name), given, name)
+    return tensors.as_many(tensors.same_frame(tensors.pixels(image, name), given, name), given, name)

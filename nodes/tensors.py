@@ -87,15 +87,21 @@ def rgb(image: Any, name: str = "image") -> torch.Tensor:
     return image[..., :3] if image.shape[-1] > 1 else image.expand(-1, -1, -1, 3)
 
 
+def pixels(image: Any, name: str = "image") -> np.ndarray:
+    """`rgb` as an array whose values are all numbers."""
+    colour = rgb(image, name).cpu().numpy()
+    if not np.isfinite(colour).all():
+        raise LimelightError(f"{name}: found values that are not numbers (NaN or infinite); expected 0 to 1.")
+    return colour
+
+
 def cutouts(image: Any, mask: Any, name: str = "image") -> tuple[np.ndarray, np.ndarray]:
     """IMAGE and MASK of cut-out subjects -> colours (n, H, W, 3), opacities (n, H, W), float32; white is the subject.
 
     Without a mask the image's own fourth channel is taken. A mask of another size is resized, of another aspect ratio
     refused; one image goes with many masks and one mask with many images. name: of the image's input, for errors.
     """
-    colour = rgb(image, name).cpu().numpy()
-    if not np.isfinite(colour).all():
-        raise LimelightError(f"{name}: found values that are not numbers (NaN or infinite); expected 0 to 1.")
+    colour = pixels(image, name)
     if mask is None:
         if image.shape[-1] != 4:
             raise LimelightError(

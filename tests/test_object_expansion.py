@@ -213,5 +213,13 @@ def test_masks_that_are_odd(nodes):
         nodes("ObjectExpansion", before, after, 11.0)
     with pytest.raises(LimelightError, match="floor: found 2 in the batch"):
         nodes("ObjectExpansion", before, after, floor=before.expand(2, -1, -1))
+    with pytest.raises(LimelightError, match="original: found values that are not numbers"):
+        nodes(
+            "ObjectExpansion",
+            before,
+            after,
+            image=torch.rand(1, 50, 50, 3),
+            original=torch.full((1, 50, 50, 3), torch.nan),
+        )
     with pytest.raises(LimelightError, match="image: found 40 x 50 pixels"):
         nodes("ObjectExpansion", before, after, image=torch.rand(1, 50, 40, 3))
