@@ -44,6 +44,7 @@ class LimelightSaliencyScore(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**31 - 1,
+                    control_after_generate=True,
                     tooltip="Of the 1000 points that are drawn from the target for the metrics that need points.",
                 ),
             ],
