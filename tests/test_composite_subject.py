@@ -178,6 +178,11 @@ def test_harmonising_follows_the_light_and_keeps_hue_and_texture():
     assert np.abs(inside - inside[..., :1]).max() < 1e-5  # all channels alike: the hue stays
     assert (np.diff(inside[..., 0], axis=1) > -1e-6).all() and inside[0, -1, 0] > 1.1 * inside[0, 0, 0]
     assert np.abs(np.diff(np.log(inside[..., 0]), axis=1)).max() < 0.06  # smooth: the texture stays
+    # a subject that fills all but a corner: its middle takes the light of that corner
+    full = np.ones((96, 96), np.float32)
+    full[:3, :3] = 0
+    lit = composite.harmonised(np.full((96, 96, 3), 0.5, np.float32), full, np.full((96, 96, 3), 0.4, np.float32), 1.0)
+    assert np.abs(lit - 0.404).max() < 0.01
     assert ratio.max() <= composite.LIGHT**0.7 + 1e-6 and ratio.min() >= composite.LIGHT**-0.7 - 1e-6
 
 

@@ -34,7 +34,7 @@ def foreground(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     if not rim.any():
         return image
     rows, columns = (np.flatnonzero(rim.any(axis)) for axis in (1, 0))
-    widest = max(4, round(max(rows[-1] - rows[0], columns[-1] - columns[0]) / 8))
+    widest = max(NARROWEST, round(max(rows[-1] - rows[0], columns[-1] - columns[0]) / 8))
     part = tuple(slice(max(0, found[0] - widest), found[-1] + 1 + widest) for found in (rows, columns))
     clean = image.copy()
     clean[part] = _unmixed(image[part], alpha[part], rim[part], widest)
@@ -103,12 +103,14 @@ def harmonised(subject: np.ndarray, alpha: np.ndarray, picture: np.ndarray, amou
     subject's mean brightness, within 1/`LIGHT` and `LIGHT`, to the power amount, multiplies all channels alike. So the
     subject's own shading, texture, hue and saturation stay. Amount 0 returns the subject itself.
     """
-    if amount <= 0 or not (alpha > 0).any() or (alpha > 0).all():
+    if amount <= 0 or not (alpha > 0).any() or (alpha >= 1).all():
         return subject
     rows, columns = (np.flatnonzero((alpha > 0).any(axis)) for axis in (1, 0))
     size = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
     own = float((subject @ LUMA * alpha).sum() / alpha.sum())
-    light = blur(picture @ LUMA * (1 - alpha), size / 5) / np.maximum(blur(1 - alpha, size / 5), 1e-6)
+    beside, around = 1 - alpha, picture @ LUMA
+    even = 1e-3 * float((around * beside).sum() / beside.sum())  # where the surroundings are too far away to tell
+    light = (blur(around * beside, size / 5) + even) / (blur(beside, size / 5) + 1e-3)
     ratio = ((light + 0.02) / (own + 0.02)).clip(1 / LIGHT, LIGHT) ** np.float32(amount)
     return (subject * ratio[..., None]).clip(0, 1)
 
