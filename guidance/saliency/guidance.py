@@ -30,7 +30,7 @@ from ..errors import LimelightError
 from .decoders import Decoder
 
 KEY = "limelight_saliency"
-REACH = 1.8  # root mean square of all that is added to a prediction at strength 1, in its standard deviations
+REACH = 0.7  # root mean square of all that is added to a prediction at strength 1, in its standard deviations
 CHUNK = 4  # pictures that are decoded and looked at together
 BLUR = 0.02  # of the picture that the predictor sees: standard deviation in shares of the short side
 SHIFT = 0.02  # of it, in the same unit, in another direction at each step
@@ -57,7 +57,7 @@ class Steps:
     deviation in cells of the latent. scale: how large the picture appears to the viewer (see `SaliencyNetwork`); seen
     coarsely, whole things count and not their outlines, and it is faster."""
 
-    iterations: int = 3
+    iterations: int = 2
     strength: float = 1.0
     smoothness: float = 1.0
     scale: float = 0.5

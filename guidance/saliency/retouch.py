@@ -3,11 +3,12 @@
 What is changed are three smooth fields, bounded, on a coarse grid: exposure, saturation, and detail (sharper above 0,
 blurred below). A few steps of Adam find them, against a differentiable predictor P of where people look:
 
-    -log(P in attract) - log(1 - P in suppress) + EFFORT * mean field^2
+    -log(P in attract) - log(1 - P in suppress) + EFFORT * mean field^2 + UNEVEN * mean (field - next cell's)^2
 
-The fields are found on a reduced picture and applied to the whole one, so that the result has its full detail. Layout
-and things stay as they are: what GazeFusion (TAP 21(4), 2024) shows as another attention under the same layout, for one
-picture and without a model.
+The last two leave a place as it is unless a change there gains something, and make changes gradual: without them the
+ground is full of blotches. The fields are found on a reduced picture and applied to the whole one, so that the result
+has its full detail. Layout and things stay as they are: what GazeFusion (TAP 21(4), 2024) shows as another attention
+under the same layout, for one picture and without a model.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from ..errors import LimelightError
 from .guidance import augmented, blurred
 
 SIDE = 384  # pixels of the longer side that fields are found on
-CELLS = 12  # of the fields' grid, along the longer side
+CELLS = 8  # of the fields' grid, along the longer side
 RATE = 0.15  # of Adam; the fields are tanh of what it changes
-EFFORT = 0.02
+EFFORT, UNEVEN = 0.4, 2.0
 GAMMA = 2.2  # light is the value to this power
 LUMA = 0.2126, 0.7152, 0.0722
 FINE = 0.006  # standard deviation that sharpening works at, in shares of the short side
@@ -37,7 +38,7 @@ class Amounts:
     weaker. sharpness: share of the fine detail that may be added. blur: standard deviation where it is strongest, in
     shares of the short side."""
 
-    exposure: float = 0.7
+    exposure: float = 0.6
     saturation: float = 0.6
     sharpness: float = 1.0
     blur: float = 0.012
@@ -81,7 +82,7 @@ def retouch(
             comfy.model_management.throw_exception_if_processing_interrupted()
             fields = values.tanh()
             density = network.log_density(augmented(edited(small, fields, thin, amounts), i), scale).exp()
-            cost = EFFORT * fields.square().mean() - _logarithms(density, *maps)
+            cost = _roughness(fields) - _logarithms(density, *maps)
             adam.zero_grad()
             cost.backward()
             if not values.grad.isfinite().all():
@@ -117,6 +118,11 @@ def shares(predictor: Any, image: torch.Tensor, masks: dict[str, torch.Tensor], 
     saliency = predictor.predict(image.movedim(1, -1).float().clamp(0, 1).cpu(), scale)[0]
     density = saliency / saliency.sum().clamp_min(1e-12)
     return {name: float((density * mask[0].cpu()).sum()) for name, mask in masks.items()}
+
+
+def _roughness(fields: torch.Tensor) -> torch.Tensor:
+    steps = [fields.diff(dim=axis).square().mean() for axis in (2, 3)]
+    return EFFORT * fields.square().mean() + UNEVEN * sum(steps)
 
 
 def _logarithms(density: torch.Tensor, attract: torch.Tensor | None, suppress: torch.Tensor | None) -> torch.Tensor:
