@@ -220,6 +220,21 @@ def test_fuser_does_not_hear_what_is_outside_of_a_region():
     assert close(*results, 1e-5)
 
 
+def test_fused_parts_that_are_not_in_sight():
+    """A part whose region the call does not touch adds nothing and is still a token of the fuser."""
+    x, empty = noise(1, 4, 16, 16), torch.zeros(1, 128, 128)
+    found = call(merged(parts(masks=(LEFT, empty)), "sum", fusing()), x)
+    assert all(value.isfinite().all() for value in entries(found).values())
+    assert call(merged(parts(masks=(empty, empty)), "sum", fusing()), x) is None
+
+
+def test_fuser_runs_once():
+    control = merged(parts(), "priority", fusing())
+    calls = []
+    control.fusing.patcher.model.register_forward_hook(lambda *_: calls.append(1))
+    assert same(*(call(control, noise(1, 4, 16, 16)) for _ in range(2))) and len(calls) == 1
+
+
 def test_what_cannot_be_fused():
     with pytest.raises(LimelightError, match="no CoAdapter"):
         fusing().check([applied(adapter(light(channels=(16, 32, 64, 64)), "canny"), hint(64))])

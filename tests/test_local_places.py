@@ -213,6 +213,8 @@ def test_conditionings_stay_joined(tiny):
     """The wrapper's hook is gone from the conditionings when sampling begins: one call for both, as without control."""
     calls = []
     model = watched(tiny, lambda given: calls.append(given["cond_or_uncond"]))
-    control = applied(adapter(TWO), hint(128))
-    run(model, *prompts(tiny, control), noise(1, 4, 16, 16), 2)
-    assert calls == [[1, 0]] * 2
+    first = applied(adapter(TWO), hint(128))
+    for control in (first, applied(adapter(TWO), hint(128), before=first)):
+        calls.clear()
+        run(model, *prompts(tiny, control), noise(1, 4, 16, 16), 2)
+        assert calls == [[1, 0]] * 2

@@ -85,14 +85,14 @@ class AdapterControl(LocalControl):
             return None
         prepared = self.prepared(view, call)
         covered = self.covered(view, call, prepared, masks)
-        if covered is not None and not any(mask.any() for mask in covered):
+        if covered == []:
             return None
         features = self.features(view, call, prepared)
         out = []
         for level, feature in enumerate(features):
             scale = factor * self.region.levels[min(level, len(self.region.levels) - 1)] * multiplier
             if covered is not None:
-                scale = covered[level].to(feature) * scale
+                scale = covered[level] * scale
             if gains is not None:
                 feature = feature * gains[level]
             out.append(feature * scale)
@@ -103,20 +103,24 @@ class AdapterControl(LocalControl):
         wanted = rows(view, len(prepared.hint))
         stem = (prepared.digest, view.whole, call.x.dtype, str(call.x.device))
         keys = {row: (*stem, row) for row in wanted}
-        missing = [row for row, key in keys.items() if key not in self.kept]
-        if missing:
-            hints = torch.cat([self._hint(prepared.hint, view, *row) for row in missing]).to(call.x.device)
-            found = self._run(hints.to(call.x.dtype), stem)
-            for number, row in enumerate(missing):
-                self.kept.get(keys[row], lambda number=number: [level[number : number + 1] for level in found])
-            self.kept.trim({*keys.values()})
-        each = [self.kept.get(keys[row], None) for row in wanted]
-        return [levels[0] if len(each) == 1 else torch.cat(levels) for levels in zip(*each, strict=True)]
+        together = keys[wanted[0]] if len(wanted) == 1 else (*stem, tuple(wanted))
+        if together not in self.kept:
+            missing = [row for row, key in keys.items() if key not in self.kept]
+            if missing:
+                hints = torch.cat([self._hint(prepared.hint, view, *row) for row in missing]).to(call.x.device)
+                found = self._run(hints.to(call.x.dtype), stem)
+                for number, row in enumerate(missing):
+                    self.kept.put(keys[row], [level[number : number + 1] for level in found])
+            if len(wanted) > 1:
+                each = [self.kept.get(keys[row]) for row in wanted]
+                self.kept.put(together, [torch.cat(levels) for levels in zip(*each, strict=True)])
+            self.kept.trim({together, *keys.values()})
+        return self.kept.get(together)
 
     def covered(
         self, view: View, call: Call, prepared: Prepared, masks: torch.Tensor | None
     ) -> list[torch.Tensor] | None:
-        """The region's share of each cell, level by level: (1 or B, 1, h, w) on the CPU. None: everywhere."""
+        """The region's share of each cell, level by level: (1 or B, 1, h, w) each. None: everywhere; []: nowhere."""
         digest = prepared.digest
         if masks is None:
             masks = prepared.mask
@@ -138,10 +142,11 @@ class AdapterControl(LocalControl):
             ]
             return coverage(masks[frame : frame + 1], *axes)[:, None]
 
-        key = (digest, view.whole, "covered", tuple(wanted))
-        return self.kept.get(
-            key, lambda: [torch.cat([cover(row, stride) for row in wanted]) for stride in form.strides]
-        )
+        def make() -> list[torch.Tensor]:
+            found = [torch.cat([cover(row, stride) for row in wanted]) for stride in form.strides]
+            return [mask.to(call.x) for mask in found] if any(mask.any() for mask in found) else []
+
+        return self.kept.get((digest, view.whole, call.x.dtype, str(call.x.device), "covered", tuple(wanted)), make)
 
     def _frame(self, view: View) -> tuple[int, int]:
         """Size to whose aspect hint and mask are cut."""

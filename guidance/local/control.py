@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import comfy.controlnet
@@ -66,7 +67,8 @@ class LocalControl(comfy.controlnet.ControlBase):
         do not fit."""
         self.check_hint(cond_hint)
         self.cond_hint_original = cond_hint if self.region.mask is None else packed(cond_hint, self.region.mask)
-        self.strength, self.timestep_percent_range, self.vae = strength, timestep_percent_range, vae
+        self.strength, self.timestep_percent_range = strength, timestep_percent_range
+        self.vae = vae if self.latent_format is not None else None  # as the host: tile packs take it for needed
         self.extra_concat_orig = list(extra_concat)
         return self
 
@@ -216,11 +218,15 @@ class Kept:
         self._values.clear()
         self._digests.clear()
 
-    def get(self, key: tuple, make: Any) -> Any:
-        if key not in self._values:
+    def get(self, key: tuple, make: Callable[[], Any] | None = None) -> Any:
+        """What is kept; made if it is not."""
+        if key not in self._values and make is not None:
             self._values[key] = make()
         self._values.move_to_end(key)
         return self._values[key]
+
+    def put(self, key: tuple, value: Any) -> None:
+        self._values[key] = value
 
     def __contains__(self, key: tuple) -> bool:
         return key in self._values

@@ -10,6 +10,8 @@ import torch
 
 from ..regions import raster
 
+_EMPTY = 0.5 / 255  # up to here a mask is black: tools that resize it may leave traces
+
 
 def coverage(masks: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """The share of each cell that is covered, as the mean of the mask over it. On the CPU.
@@ -41,7 +43,7 @@ def feathered(masks: torch.Tensor, width: float) -> torch.Tensor:
     what they were. The image's own border is no edge."""
     if width <= 0:
         return masks
-    ramps = [raster.distance(~inside) for inside in (masks > 0).cpu().numpy()]
+    ramps = [raster.distance(~inside) for inside in (masks > _EMPTY).cpu().numpy()]
     return torch.stack(
         [mask * (torch.from_numpy(ramp) / width).clamp(0, 1) for mask, ramp in zip(masks.cpu(), ramps, strict=True)]
     )
@@ -50,7 +52,7 @@ def feathered(masks: torch.Tensor, width: float) -> torch.Tensor:
 def surroundings(masks: torch.Tensor, halo: float) -> torch.Tensor:
     """(K, H, W) float32: 1 in the region and up to `halo` pixels around it, then fading to 0 over half as far again."""
     found = []
-    for inside in (masks > 0).cpu().numpy():
+    for inside in (masks > _EMPTY).cpu().numpy():
         away = torch.from_numpy(raster.distance(inside))
         found.append((1 - (away - halo) / max(halo / 2, 1)).clamp(0, 1))
     return torch.stack(found)

@@ -60,7 +60,8 @@ class Fusing:
             prepared = part.prepared(view, call)
             covered = part.covered(view, call, prepared, mask)
             features = part.features(view, call, prepared)
-            means[part.task] = [mean(f, covered and covered[level]) for level, f in enumerate(features)]
+            weights = [torch.zeros_like(f[:, :1]) for f in features] if covered == [] else covered
+            means[part.task] = [mean(f, weights and weights[level]) for level, f in enumerate(features)]
         count = max(len(level) for levels in means.values() for level in levels)
         same = {task: [level.expand(count, -1) for level in levels] for task, levels in means.items()}
         network = self.patcher.model
@@ -76,5 +77,4 @@ def mean(features: torch.Tensor, covered: torch.Tensor | None) -> torch.Tensor:
     """(B, C, h, w) -> (B, C): the mean over the image, weighted by (1 or B, 1, h, w). Where nothing is covered, 0."""
     if covered is None:
         return features.mean((2, 3))
-    weights = covered.to(features)
-    return (features * weights).sum((2, 3)) / weights.sum((2, 3)).clamp(min=1e-6)
+    return (features * covered).sum((2, 3)) / covered.sum((2, 3)).clamp(min=1e-6)

@@ -76,7 +76,7 @@ class MergedControl(LocalControl):
         parts = [part for part in self.parts if part.is_on(call.t)]
         settled = self._settled(parts, view, call)
         found = []
-        gains = self.fusing.gains(parts, view, call, settled) if self.fusing else [None] * len(parts)
+        gains = self._gains(parts, view, call, settled)
         for part, own, gain in zip(parts, settled, gains, strict=True):
             if gain is None:
                 value = part.own(view, call, own)
@@ -93,6 +93,14 @@ class MergedControl(LocalControl):
         for value in found[1:]:
             total = added(value, total)
         return total
+
+    def _gains(self, parts: list, view: View, call: Call, settled: list) -> list:
+        """The fuser's factors for each part; none: it stays as it is. They do not depend on the noise level."""
+        if self.fusing is None:
+            return [None] * len(parts)
+        digests = (part.prepared(view, call).digest for part in parts)
+        key = (*digests, *map(id, parts), view, call.x.dtype, str(call.x.device), "gains")
+        return self.kept.get(key, lambda: self.fusing.gains(parts, view, call, settled))
 
     def _hand_out(self, call: Call) -> None:
         """Gives each part its channels of the hint, and of a tile that was cut for this call."""

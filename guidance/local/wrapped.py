@@ -62,7 +62,6 @@ class WrappedControl(LocalControl):
     def set_cond_hint(self, cond_hint, strength=1.0, timestep_percent_range=(0.0, 1.0), vae=None, extra_concat=()):
         super().set_cond_hint(cond_hint, strength, timestep_percent_range, vae, extra_concat)
         self.inner.set_cond_hint(cond_hint, strength, timestep_percent_range, vae=vae, extra_concat=list(extra_concat))
-        self.vae = self.inner.vae  # the host keeps it only for those that need one
         self.extra_concat_orig = list(self.inner.extra_concat_orig)
         return self
 
@@ -118,13 +117,13 @@ class WrappedControl(LocalControl):
             more = [self._cut(each, view, rows(view, len(each))) for each in self.extra_concat_orig]
             held: list = [None, None, None, self._cut(hint, view, wanted), more]
         else:
-            held = self.kept.get(key, None)
+            held = self.kept.get(key)
         for name, value in zip(_HELD, held, strict=True):
             if hasattr(inner, name):
                 setattr(inner, name, value)
         found = inner.get_control(call.x, call.t, call.cond, call.chunks, call.options)
         held[:] = [getattr(inner, name, None) for name in _HELD]
-        self.kept.get(key, lambda: held)
+        self.kept.put(key, held)
         self.kept.trim({key})
         return found
 
