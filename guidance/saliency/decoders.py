@@ -68,7 +68,7 @@ def tiny(path: Path, latent_format: Any) -> Decoder:
             f"decoder: {path.name} cannot be read as a TAESD decoder for latents of {latent_format.latent_channels} "
             "channels. Download it again, or use another decoder."
         ) from error
-    network = network.requires_grad_(False).eval()
+    network = network.requires_grad_(False).train(False)
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
         return (network.to(latents).decode(reduced(latents)) + 1) / 2
