@@ -53,6 +53,7 @@ function createWidget(kind, node, name, start) {
     setValue: (text) => owned.canvas.editor.load(text),
     getMinHeight: () => SMALLEST[1],
     hideOnZoom: false,
+    hideInPanel: true, // the side panel would take the node's width from the widget and draw nothing
     socketless: true,
   });
   owned.widget = widget;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 
 import pytest
 from browser_pages import SHOW_ALL, Hand, prompt_of, screenshot
@@ -11,11 +12,11 @@ EXAMPLE = {"x": 0.8, "y": 0.6, "sx": 0.2, "sy": 0.15, "angle": 0, "amplitude": 0
 ADD = """() => {
   app.graph.clear()
   const editor = LiteGraph.createNode("LimelightSaliencyEditor"), shown = LiteGraph.createNode("MaskPreview")
-  app.graph.add(editor)
-  app.graph.add(shown)
   shown.pos = [editor.pos[0] + editor.size[0] + 60, editor.pos[1]]
   editor.widgets.find(widget => widget.name === "width").value = 256
   editor.widgets.find(widget => widget.name === "height").value = 128
+  app.graph.add(editor)
+  app.graph.add(shown)
   editor.connect(0, shown, 0)
   return String(editor.id)
 }"""
@@ -60,3 +61,27 @@ def test_a_new_node_is_drawn_in_and_run(front_end_page):
     page.evaluate("graph => app.loadGraphData(graph)", saved)
     page.wait_for_timeout(500)
     assert blobs(prompt_of(page), node) == blobs(queued, node)
+
+
+def test_the_side_panel_leaves_the_canvas_as_wide_as_its_node(front_end_page):
+    page = front_end_page
+    node = page.evaluate(ADD)
+    hand = Hand(page, int(node))
+    with side_panel(page):
+        page.evaluate("id => app.canvas.selectNodes([app.graph.getNodeById(id)])", int(node))
+        page.wait_for_timeout(1000)
+        wide = page.evaluate("id => app.graph.getNodeById(id).size[0] * app.canvas.ds.scale", int(node))
+        shown = hand.root.bounding_box()["width"]
+        screenshot(page, f"saliency-editor-panel-{page.kind}")
+    assert 0.9 * wide < shown < wide
+
+
+@contextmanager
+def side_panel(page):
+    """Open within the block, where there is one."""
+    change = "open => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', open)"
+    if page.kind.endswith("1.58"):
+        page.evaluate(change, True)
+    yield
+    if page.kind.endswith("1.58"):
+        page.evaluate(change, False)
