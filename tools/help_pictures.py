@@ -21,6 +21,7 @@ from . import (
     help_graphs_local,
     help_graphs_product,
     help_graphs_saliency,
+    help_graphs_tokens,
 )
 from .browser import FLAGS, find_browser, open_front_end
 from .help_graphs import BAND, ELLIPSE, PICTURE, SCRIBBLES, Graph
@@ -30,7 +31,7 @@ from .server import PACKS, HostServer, prepare_base
 GRAPHS = help_graphs.GRAPHS | help_graphs_saliency.GRAPHS | help_graphs_guard.GRAPHS
 GRAPHS |= help_graphs_background.GRAPHS | help_graphs_product.GRAPHS
 GRAPHS |= help_graphs_editor.GRAPHS | help_graphs_attention.GRAPHS
-GRAPHS |= help_graphs_local.GRAPHS
+GRAPHS |= help_graphs_local.GRAPHS | help_graphs_tokens.GRAPHS
 DOCS = ROOT / "web" / "docs"
 BASE = ROOT / ".cache" / "pictures-base"
 LIMIT = 60_000  # bytes of one picture
@@ -56,7 +57,9 @@ LAY_OUT = """([graph, place, margin]) => {
   app.canvas.setDirty(true, true)
   return [right - left + 2 * margin, bottom - top + 2 * margin]
 }"""
-SETTLED = "() => app.graph.nodes.every(node => (node.imgs ?? []).every(image => image.complete))"
+# Whether the nodes `shown` (ids) have got their pictures, and all pictures are loaded.
+SETTLED = """shown => shown.every(id => app.graph.getNodeById(id).imgs?.length) &&
+  app.graph.nodes.every(node => (node.imgs ?? []).every(image => image.complete))"""
 
 
 def main() -> int:
@@ -84,19 +87,20 @@ def _photograph(page, server, graph: Graph, first_id: int) -> Image.Image:
     numbers = {name: str(i) for i, name in enumerate(graph, first_id)}
     numbered = {numbers[name]: {**node, "inputs": _renamed(node["inputs"], numbers)} for name, node in graph.items()}
     page.evaluate("graph => app.loadApiJson(graph, 'help')", numbered)
-    info = server.client.object_info()
+    info, shown = server.client.object_info(), []
     if any(info[node["class_type"]]["output_node"] for node in graph.values()):
         page.evaluate("() => app.queuePrompt(0, 1)")
         page.wait_for_timeout(500)
         while any(server.client.json("/queue").values()):
             page.wait_for_timeout(500)
-        last = list(server.client.json("/history").values())[-1]["status"]
-        if last["status_str"] != "success":
-            raise SystemExit(f"the graph did not run: {last['messages']}")
+        last = list(server.client.json("/history").values())[-1]
+        if last["status"]["status_str"] != "success":
+            raise SystemExit(f"the graph did not run: {last['status']['messages']}")
+        shown = [key for key, output in last["outputs"].items() if output.get("images")]
         page.wait_for_timeout(1000)
     page.evaluate(LAY_OUT, [numbered, PLACE, MARGIN])
     page.wait_for_timeout(1000)
-    page.wait_for_function(SETTLED)
+    page.wait_for_function(SETTLED, arg=shown)
     width, height = page.evaluate(LAY_OUT, [numbered, PLACE, MARGIN])  # again: a preview has taken its room
     page.wait_for_timeout(500)
     clip = {"x": PLACE[0], "y": PLACE[1], "width": width, "height": height}
