@@ -25,7 +25,9 @@ class LimelightHighlightPrompt(io.ComfyNode):
             description="Encodes a prompt as CLIP Text Encode does, and binds highlights to its words. Highlight "
             "Guidance on the model reads them. Without highlights the result is that of CLIP Text Encode.",
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder: SD 1.x, SD 2.x or SDXL."),
+                io.Clip.Input(
+                    "clip", tooltip="The text encoder: SD 1.x, 2.x, XL, 3, Flux, Chroma, Z-Image, Qwen-Image..."
+                ),
                 io.String.Input(
                     "text",
                     multiline=True,
@@ -60,7 +62,14 @@ class LimelightHighlightPrompt(io.ComfyNode):
         # before the encoding, so that a mistake shows at once
         prompt = read_prompt(clip, text)
         bound = bind_to(clip, prompt, document)
+        if phrases_alone and prompt.spelled is not None:
+            raise LimelightError(
+                "phrases_alone: found on; this text encoder reads a phrase only together with its prompt. Turn it off; "
+                "it is for the CLIP text encoders of SD 1.x, SD 2.x and SDXL."
+            )
         conditioning = clip.encode_from_tokens_scheduled(tokens)
+        if prompt.spelled is not None:
+            _check_length(conditioning, prompt)
         if phrases_alone:
             conditioning = swap_in_phrases(clip, prompt, bound, conditioning)
         return io.NodeOutput(conditioning_set_values(conditioning, {KEY: bound}))
@@ -130,6 +139,16 @@ class LimelightHighlightBind(io.ComfyNode):
                 _check_columns(tensor.shape[1], prompt, other, first_chunk)
             result += conditioning_set_values([[tensor, options]], {KEY: merge_bound(options.get(KEY), bound)})
         return io.NodeOutput(result)
+
+
+def _check_length(conditioning: list, prompt: PromptTokens) -> None:
+    """Raises LimelightError unless the text encoder made as many columns as its tokens say."""
+    for tensor, _ in conditioning:
+        if tensor.shape[1] != prompt.length:
+            raise LimelightError(
+                f"clip: the text encoder {prompt.spelled.name} made {tensor.shape[1]} columns of {prompt.length} "
+                "tokens, so that phrases cannot be found in them. Another node has changed it; connect it as loaded."
+            )
 
 
 def _check_columns(columns: int, prompt: PromptTokens, other: PromptTokens, first_chunk: int) -> None:

@@ -1,7 +1,8 @@
 """Phrase to tokens: which columns of the cross-attention context belong to the phrase of a highlight.
 
-A phrase is found as a run of equal token ids (weights are ignored) that starts where a word starts. CLIP's byte pairs
-mark the ends of words, so a match also ends where a word ends: "art" is not found in "party".
+In CLIP's tokens a phrase is found as a run of equal ids (weights are ignored) that starts where a word starts. CLIP's
+byte pairs mark the ends of words, so a match also ends where a word ends: "art" is not found in "party". In the tokens
+of other encoders it is found by what they spell (see `spelling`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 
 from ..errors import LimelightError
 from ..regions.document import parse
-from .tokens import PromptTokens, Token, quote, read_prompt, read_text, tower_tokenizer, words_of
+from .tokens import PromptTokens, Token, quote, read_phrase, read_prompt, read_text, tower_tokenizer, words_of
 
 KEY = "limelight_highlights"
 """Key of the bound highlights in the options of a CONDITIONING entry."""
@@ -31,6 +32,8 @@ def find_phrase(clip: Any, text: str, phrase: str, occurrence: int = 1) -> tuple
 
 def find_in(clip: Any, prompt: PromptTokens, phrase: str, occurrence: int = 1) -> tuple[int, ...]:
     """As ``find_phrase``, in a prompt that is already read."""
+    if prompt.spelled is not None:
+        return _find_spelled(clip, prompt, phrase, occurrence)
     source = "highlight phrase"
     readings = [read_text(clip, spelling, source) for spelling in _spellings(phrase)]
     if not any(map(_size, readings)):
@@ -47,11 +50,7 @@ def find_in(clip: Any, prompt: PromptTokens, phrase: str, occurrence: int = 1) -
     if not max(counts):
         raise LimelightError(_missing(clip, prompt, phrase, max(readings, key=_size)))
     if occurrence > max(counts):
-        times = "once" if max(counts) == 1 else f"{max(counts)} times"
-        raise LimelightError(
-            f"{source} {quote(phrase)}: occurrence {occurrence} was asked for, but the prompt {quote(prompt.text)} has "
-            f"it {times}. Occurrences count from 1."
-        )
+        raise LimelightError(_too_few(f"{source} {quote(phrase)}", prompt, occurrence, max(counts)))
     places = {towers[occurrence - 1] for towers in found.values() if len(towers) >= occurrence}
     if occurrence > min(counts) or len(places) > 1:
         raise LimelightError(
@@ -60,6 +59,31 @@ def find_in(clip: Any, prompt: PromptTokens, phrase: str, occurrence: int = 1) -
             "this model."
         )
     return places.pop()
+
+
+def _find_spelled(clip: Any, prompt: PromptTokens, phrase: str, occurrence: int) -> tuple[int, ...]:
+    """As ``find_in``, where another encoder than CLIP reads the prompt; CLIP's own columns, if any, come first."""
+    source, text = f"highlight phrase {quote(phrase)}", prompt.spelled
+    runs, read = read_phrase(clip, phrase, "highlight phrase")
+    if not read.letters and not any(runs.values()):
+        raise LimelightError(f"{source}: it has no words. Write words that the prompt has.")
+    readings = [text.occurrences(read), *(_occurrences(prompt.towers[name], run) for name, run in runs.items())]
+    if not any(readings):
+        if read.unknown:
+            raise LimelightError(
+                f"{source}: the text encoder {text.name} does not have all of its characters, so that the model cannot "
+                "read it. Write the prompt and the phrase in words that it knows."
+            )
+        near = _near([text.words()], read.words())
+        raise LimelightError(
+            f"{source}: not in the prompt {quote(prompt.text)} as the text encoder {text.name} reads it.{near} Use "
+            "whole words, in the order and spelling of the prompt."
+        )
+    most = max(map(len, readings))
+    if occurrence > most:
+        raise LimelightError(_too_few(source, prompt, occurrence, most))
+    # CLIP may cut at other places, or not have a word: what each encoder has is enough
+    return tuple(sorted({column for each in readings if len(each) >= occurrence for column in each[occurrence - 1]}))
 
 
 def bind(clip: Any, text: str, document: dict) -> dict:
@@ -162,18 +186,29 @@ def _size(reading: dict[str, list[Token]]) -> int:
     return max(map(len, reading.values()))
 
 
+def _too_few(source: str, prompt: PromptTokens, occurrence: int, count: int) -> str:
+    times = "once" if count == 1 else f"{count} times"
+    return (
+        f"{source}: occurrence {occurrence} was asked for, but the prompt {quote(prompt.text)} has "
+        f"it {times}. Occurrences count from 1."
+    )
+
+
 def _missing(clip: Any, prompt: PromptTokens, phrase: str, reading: dict[str, list[Token]]) -> str:
     message = f"highlight phrase {quote(phrase)}: not in the prompt {quote(prompt.text)}."
     if _size(reading) > len(prompt.columns):
         message += f" Tokens: {_size(reading)} in the phrase, {len(prompt.columns)} in the prompt."
     name, run = next(iter(reading.items()))
     tokenizer = tower_tokenizer(clip, name)
-    words = words_of(tokenizer, run)
+    message += _near([words_of(tokenizer, part) for part in prompt.towers[name]], words_of(tokenizer, run))
+    return message + " Use whole words, in the order and spelling of the prompt."
+
+
+def _near(texts: list[list[str]], words: list[str]) -> str:
+    """ " Did you mean ...?" with what is like the words in texts, or nothing."""
     near = []
-    for there in (words_of(tokenizer, part) for part in prompt.towers[name]):
+    for there in texts:
         for length in (len(words), len(words) + 1, max(len(words) - 1, 1)):
             near += [" ".join(there[begin : begin + length]) for begin in range(len(there) - length + 1)]
     matches = difflib.get_close_matches(" ".join(words), list(dict.fromkeys(near)), n=3)
-    if matches:
-        message += f" Did you mean {' or '.join(map(repr, matches))}?"
-    return message + " Use whole words, in the order and spelling of the prompt."
+    return f" Did you mean {' or '.join(map(repr, matches))}?" if matches else ""

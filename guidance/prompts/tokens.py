@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from ..errors import LimelightError
+from .encoders import clip_makes_columns, read_spelled, spelled_encoder
+from .spelling import SpelledText
 
 BREAK = re.compile(r"\bBREAK\b")
 
@@ -35,20 +37,23 @@ class PromptTokens:
 
     towers: per text encoder ("l", "g", "h") the tokens in reading order, without start, end and padding: one run, or
     one for each part where the prompt was split at BREAK. length: columns up to the end of the prompt's last chunk.
+    spelled: what another kind of text encoder reads, whose columns come after those of CLIP, if CLIP has any.
     """
 
     text: str
     towers: dict[str, list[list[Token]]]
     length: int
+    spelled: SpelledText | None = None
 
     @property
     def columns(self) -> list[int]:
         """Columns that hold the text in any encoder, ascending."""
-        return sorted({token.column for runs in self.towers.values() for run in runs for token in run})
+        own = {token.column for runs in self.towers.values() for run in runs for token in run}
+        return sorted(own | set(self.spelled.columns if self.spelled else ()))
 
 
 def read_prompt(clip: Any, text: str, first_chunk: int = 0, split_at_break: bool = False) -> PromptTokens:
-    """Tokenizes ``text`` with the tokenizer of ``clip`` (a host CLIP object of the SD1, SD2 or SDXL kind).
+    """Tokenizes ``text`` with the tokenizer of ``clip`` (a host CLIP object for UNets, or one of `encoders.SPELLED`).
 
     first_chunk: chunk of the context at which the text starts (0 unless something was concatenated before it).
     split_at_break: the word BREAK (upper case) ends a part, and every part is encoded on its own, as some encoder nodes
@@ -57,6 +62,19 @@ def read_prompt(clip: Any, text: str, first_chunk: int = 0, split_at_break: bool
     """
     towers: dict[str, list[list[Token]]] = {}
     start = 0
+    tokens = tokenize(clip, text, "text: the prompt", return_word_ids=True)
+    name = spelled_encoder(clip, tokens)
+    if name is not None:
+        if first_chunk or split_at_break:
+            raise LimelightError(
+                "first_chunk, break_starts_chunk: these are for the chunks of CLIP, and this text encoder has none. "
+                "Set first_chunk to 0 and break_starts_chunk to off."
+            )
+        if clip_makes_columns(tokens):
+            towers = {key: [run] for key, run in _clip_runs(clip, tokens).items()}
+            start = min((sum(map(len, tokens[key])) for key in towers), default=0)
+        spelled, end = read_spelled(clip, tokens, name, start)
+        return PromptTokens(text, towers, end, spelled)
     for part in _split_at_break(text) if split_at_break else [text]:
         tokens = _towers(clip, part, "text: the prompt")
         if not towers:
@@ -70,6 +88,19 @@ def read_prompt(clip: Any, text: str, first_chunk: int = 0, split_at_break: bool
 def read_text(clip: Any, text: str, source: str) -> dict[str, list[Token]]:
     """The tokens of a text by itself, per text encoder. source: what the text is, for errors."""
     return {name: _run(clip, name, chunks, 0) for name, chunks in _towers(clip, text, source).items()}
+
+
+def read_phrase(clip: Any, text: str, source: str) -> tuple[dict[str, list[Token]], SpelledText]:
+    """As ``read_text``, for a ``clip`` with a spelled encoder: CLIP's reading, if it has columns, and its own."""
+    tokens = tokenize(clip, text, source, return_word_ids=True)
+    runs = _clip_runs(clip, tokens) if clip_makes_columns(tokens) else {}
+    return runs, read_spelled(clip, tokens, spelled_encoder(clip, tokens))[0]
+
+
+def _clip_runs(clip: Any, tokens: dict[str, Any]) -> dict[str, list[Token]]:
+    """The runs of those CLIP encoders that are there, beside a spelled encoder."""
+    present = [name for name in ("l", "g") if _encoder(clip, name) is not None]
+    return {name: _run(clip, name, tokens[name], 0) for name in present}
 
 
 def words_of(tokenizer: Any, run: list[Token]) -> list[str]:
@@ -123,7 +154,7 @@ def _towers(clip: Any, text: str, source: str) -> dict[str, list[list[tuple]]]:
     if foreign or not towers:
         raise LimelightError(
             f"clip: {type(clip.tokenizer).__name__} ({', '.join(tokens)}) is not supported yet. Highlights need the "
-            "CLIP text encoders of SD 1.x, SD 2.x or SDXL."
+            "text encoders of SD 1.x, SD 2.x, SDXL, SD 3, Flux, Chroma, Lumina 2, Z-Image or Qwen-Image."
         )
     return towers
 

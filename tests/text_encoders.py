@@ -1,0 +1,93 @@
+"""Text encoders of the host's diffusion transformers: its own tokenizers, tiny random networks behind them."""
+
+from __future__ import annotations
+
+from conftest import TINY_CLIP_G, TINY_CLIP_L, random_weights
+
+T5 = {"d_model": 64, "d_ff": 64, "d_kv": 16, "num_heads": 4, "num_layers": 2}
+LLAMA = {
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+
+
+def make(kind: str, path):
+    """A host CLIP of a kind of `MAKERS`. path: of the host."""
+    import comfy.sd
+    import comfy.supported_models_base
+
+    tokenizer, model, options, data = MAKERS[kind](path)
+    target = comfy.supported_models_base.ClipTarget(tokenizer, model)
+    clip = comfy.sd.CLIP(target, model_options=options, tokenizer_data=data)
+    random_weights(clip.cond_stage_model, seed=1)
+    return clip
+
+
+def _sd3(path):
+    # narrow as it is, T5 cannot be joined to CLIP: good for its tokens, not to encode with
+    from comfy.text_encoders import sd3_clip
+
+    options = {"clip_l_model_config": TINY_CLIP_L, "clip_g_model_config": TINY_CLIP_G, "t5xxl_model_config": T5}
+    return sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip(), options, {}
+
+
+def _sd3_without_t5(path):
+    from comfy.text_encoders import sd3_clip
+
+    options = {"clip_l_model_config": TINY_CLIP_L, "clip_g_model_config": TINY_CLIP_G}
+    return sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip(t5=False), options, {}
+
+
+def _flux(path):
+    from comfy.text_encoders import flux
+
+    return flux.FluxTokenizer, flux.flux_clip(), {"clip_l_model_config": TINY_CLIP_L, "t5xxl_model_config": T5}, {}
+
+
+def _chroma(path):
+    from comfy.text_encoders import pixart_t5
+
+    return pixart_t5.PixArtTokenizer, pixart_t5.pixart_te(), {"t5xxl_model_config": T5}, {}
+
+
+def _z_image(path):
+    from comfy.text_encoders import z_image
+
+    return z_image.ZImageTokenizer, z_image.te(), {"qwen3_4b_model_config": LLAMA}, {}
+
+
+def _qwen_image(path):
+    from comfy import sd1_clip
+    from comfy.text_encoders import qwen_image, z_image
+
+    class WithoutEyes(qwen_image.QwenImageTEModel):
+        """The host's cropping, without the half a gigabyte that looks at pictures."""
+
+        def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006
+            common = {"device": device, "dtype": dtype, "model_options": model_options}
+            sd1_clip.SD1ClipModel.__init__(self, name="qwen25_7b", clip_model=z_image.Qwen3_4BModel, **common)
+
+    return qwen_image.QwenImageTokenizer, WithoutEyes, {"qwen25_7b_model_config": LLAMA}, {}
+
+
+def _lumina(path):
+    from comfy.text_encoders import lumina2
+
+    # Gemma's vocabulary comes with its weights; this is another of the same kind, with byte fallback
+    vocabulary = (path / "comfy" / "text_encoders" / "t5_pile_tokenizer" / "tokenizer.model").read_bytes()
+    data = {"spiece_model": vocabulary}
+    return lumina2.LuminaTokenizer, lumina2.te(), {"gemma2_2b_model_config": LLAMA}, data
+
+
+MAKERS = {
+    "sd3": _sd3,
+    "sd3 without t5": _sd3_without_t5,
+    "flux": _flux,
+    "chroma": _chroma,
+    "z_image": _z_image,
+    "qwen_image": _qwen_image,
+    "lumina2": _lumina,
+}
