@@ -324,3 +324,17 @@ def test_close_is_not_blind():
     x = noise(1, 4, 16, 16)
     found = call(applied(adapter(SD), hint(128)), x)
     assert close(found, found) and not close(found, call(applied(adapter(SD), hint(128), 0.9), x))
+
+
+def test_under_the_guided_step(tiny_sd15):
+    """Highlight Guidance differentiates the model; what a control adds is a constant to it."""
+    from guided_runs import BAR, attach, conditioning, sample
+
+    control = applied(adapter(full(192, (32, 64, 64))).with_region(region(half())), hint(128))
+    model, images = attach(tiny_sd15), []
+    for options in ({}, {"control": control}):
+        positive = conditioning(BAR)
+        positive = [[text, {**given, **options}] for text, given in positive]
+        images.append(sample(model, positive, steps=2))
+        assert not torch.equal(images[-1], sample(tiny_sd15, positive, steps=2))
+    assert images[1].isfinite().all() and not torch.equal(*images)
