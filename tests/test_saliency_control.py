@@ -82,6 +82,20 @@ def test_the_whole_map_arrives_at_the_images_size_and_keeps_its_values(tiny_sd15
     assert seen[-1].diff(dim=-1).abs().max() > 0.04  # what it is worth
 
 
+def test_what_the_control_net_does_with_its_hint_is_done_and_a_copy_sees_the_same(tiny_sd15, apply):
+    net, wanted = control_net(), blob(16, 24)
+    net.preprocess_image = lambda hint: 1 - hint  # as the host's depth ControlNet of Stable Diffusion 3.5
+    seen = hints(net)
+    positive, negative = apply(*prompts(), net, wanted)
+    copied = [
+        [[tensor, {**options, "control": options["control"].copy()}]] for tensor, options in (*positive, *negative)
+    ]
+    for both in ((positive, negative), copied):
+        run(tiny_sd15, *both, x=noise(1, 4, 8, 8), steps=1)
+    expected = 1 - torch.from_numpy(saliency_maps.resize(wanted.numpy(), 64, 64))[0]
+    assert len(seen) >= 2 and all(torch.equal(hint[0, 0], expected) for hint in seen)
+
+
 @pytest.mark.parametrize("pictures", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_maps_of_a_batch_go_to_the_pictures_in_order(tiny_sd15, apply, count, pictures):
