@@ -177,6 +177,23 @@ def test_the_network_runs_once_for_what_it_has_seen():
     assert control.cond_hint is None and not control.kept._values
 
 
+def test_what_is_kept_has_a_limit(monkeypatch):
+    """Long batches and tiles: the oldest features go, and those in use stay."""
+    from limelight.guidance.local import control as module
+
+    picture = hint(64, count=12)
+    control = applied(adapter(SD), picture)
+    window = type("Window", (), {"dim": 0})
+    monkeypatch.setattr(module, "_MEMORY", 300_000)
+    for start in (0, 4, 8, 0):
+        window.index_list = list(range(start, start + 4))
+        found = call(control, noise(4, 4, 8, 8), context_window=window)
+        alone = applied(adapter(SD), picture[start : start + 4])
+        assert close(found, call(alone, noise(4, 4, 8, 8)))
+    held = sum(t.numel() * 4 for v in control.kept._values.values() for t in v if isinstance(t, torch.Tensor))
+    assert held < 1_000_000 and len(control.kept._values) < 12
+
+
 def test_a_result_may_be_changed():
     """The model adds to what it gets, and takes entries out of the lists."""
     control = applied(adapter(SD), hint(128))

@@ -160,8 +160,9 @@ def test_chain(model, net, direct):
         assert torch.allclose(value, wanted, atol=1e-6)
 
 
-def test_tokens():
-    """Diffusion transformers take sequences: two by two latent cells to a token."""
+@pytest.fixture(scope="module")
+def tokens(host):
+    """A control as diffusion transformers have them: it adds sequences, two by two latent cells to a token."""
     import comfy.controlnet
 
     class Tokens(comfy.controlnet.ControlBase):
@@ -171,16 +172,42 @@ def test_tokens():
             return made
 
         def get_control(self, x, t, cond, chunks, options):
+            self.seen = self.cond_hint_original
             h, w = (-(-side // 2) for side in x.shape[-2:])
             return {"input": [torch.ones(len(x), h * w, 7)], "middle": [], "output": []}
 
-    found = call(applied(wrap(Tokens(), mask=half(), where="features"), hint(128)), noise(2, 16, 16, 16))
+    return Tokens
+
+
+def test_tokens(tokens):
+    found = call(applied(wrap(tokens(), mask=half(), where="features"), hint(128)), noise(2, 16, 16, 16))
     grid = found["input"][0].reshape(2, 8, 8, 7)
     assert (grid[:, :, :4] == 1).all() and (grid[:, :, 4:] == 0).all()
     with pytest.raises(LimelightError, match="not known"):
-        odd = applied(wrap(Tokens(), mask=half()), hint(128))
+        odd = applied(wrap(tokens(), mask=half()), hint(128))
         odd.inner.get_control = lambda *_: {"input": [torch.ones(1, 50, 7)], "middle": [], "output": []}
         call(odd, noise(1, 16, 16, 16))
+
+
+def test_controls_that_encode_their_hint(tokens):
+    """Those give a compression of 1: the VAE has the pixels of a latent cell. The host warns where they get none."""
+    from types import SimpleNamespace
+
+    from limelight.guidance.local.view import AREAS, Areas
+
+    inner, picture = tokens(), hint(256)
+    inner.compression_ratio, inner.latent_format = 1, SimpleNamespace()
+    vae = SimpleNamespace(spacial_compression_encode=lambda: 8)
+    control = wrap(inner, mask=half(256), where="features").set_cond_hint(picture, 1.0, (0.0, 1.0), vae=vae)
+    told = {"uuids": [0], AREAS: Areas((32, 32), {0: (16, 16, 8, 8)})}
+    grid = call(control, noise(1, 16, 16, 16), **told)["input"][0].reshape(8, 8, 7)
+    assert (grid[:, :4] == 1).all() and (grid[:, 4:] == 0).all()
+    assert control.inner.vae is vae and torch.equal(control.inner.seen, picture[:, :, 64:192, 64:192])
+
+
+def test_wrong_hint(net):
+    with pytest.raises(LimelightError, match="has 4"):
+        applied(wrap(net, mask=half()), hint(128, channels=4))
 
 
 def test_wrong_model(net, sdxl):

@@ -7,6 +7,7 @@ would lose the mask. Everything that the host does with a control works: its App
 from __future__ import annotations
 
 import copy
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -159,7 +160,11 @@ class LocalControl(comfy.controlnet.ControlBase):
         tile = self.tile(call.x)
         source = self.cond_hint_original if tile is None else tile
         digest = self.kept.digest(source)
-        return self.kept.get((digest, view.whole, "prepared"), lambda: self._prepare(source, digest, view))
+        key = (digest, view.whole, "prepared")
+        if key not in self.kept:
+            self.kept.put(key, self._prepare(source, digest, view))
+            self.kept.trim({key})
+        return self.kept.get(key)
 
     def _prepare(self, source: torch.Tensor, digest: tuple, view: View) -> Prepared:
         if self.region.mask is None:
@@ -212,7 +217,7 @@ class Kept:
 
     def __init__(self) -> None:
         self._values: OrderedDict[tuple, Any] = OrderedDict()
-        self._digests: dict[int, tuple[torch.Tensor, int | None, tuple]] = {}
+        self._digests: dict[int, tuple[weakref.ref, int | None, tuple]] = {}
 
     def clear(self) -> None:
         self._values.clear()
@@ -245,13 +250,13 @@ class Kept:
         """What a tensor holds, in a few numbers; computed once for each tensor that is not changed since."""
         version = None if tensor.is_inference() else tensor._version
         known = self._digests.get(id(tensor))
-        if known is None or known[0] is not tensor or known[1] != version:
+        if known is None or known[0]() is not tensor or known[1] != version:
             values = tensor.detach().reshape(-1).double()
             weights = torch.arange(len(values), device=values.device) % 8191 + 1
             numbers = (float(values.sum()), float((values * weights).sum()), float((values * values * weights).sum()))
-            while len(self._digests) >= 256:  # tiles: they are few, or cut anew every time
+            while len(self._digests) >= 256:  # tiles that are cut anew every time
                 del self._digests[next(iter(self._digests))]
-            known = self._digests[id(tensor)] = (tensor, version, (tuple(tensor.shape), *numbers))
+            known = self._digests[id(tensor)] = (weakref.ref(tensor), version, (tuple(tensor.shape), *numbers))
         return known[2]
 
 

@@ -65,6 +65,16 @@ class WrappedControl(LocalControl):
         self.extra_concat_orig = list(self.inner.extra_concat_orig)
         return self
 
+    def check_hint(self, hint: torch.Tensor) -> None:
+        network = getattr(self.inner, "control_model", None)
+        first = next(iter(getattr(network, "input_hint_block", None) or ()), None)
+        wanted = getattr(first, "in_channels", None)
+        if wanted is not None and hint.shape[1] != wanted:
+            raise LimelightError(
+                f"image: the ControlNet takes a hint of {wanted} channels, and this image has {hint.shape[1]}. Use an "
+                "image without transparency."
+            )
+
     def pre_run(self, model, percent_to_timestep_function):
         super().pre_run(model, percent_to_timestep_function)
         self.inner.pre_run(model, percent_to_timestep_function)
