@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from stand_ins import STAND_IN
 from stand_ins import write as write_stand_ins
 
 from limelight.bench.random_unet import SD15, SDXL
@@ -15,7 +16,6 @@ from limelight.bench.workflow import copy_product
 from limelight.tools.in_process import ROOT, host_path, import_host, wait_for
 from limelight.tools.server import HostServer
 
-STAND_IN = "shapeworld_random.safetensors"  # file of models that example workflows need beside the checkpoint
 CONTEXT = 64  # width of the tiny text encoder and of the tiny UNet's cross-attention
 
 TINY_SD15 = {

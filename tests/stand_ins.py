@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from limelight.bench.workflow import LOADERS
 
+STAND_IN = "shapeworld_random.safetensors"  # name of the files that tests write
 HINT = (3, 16, 16, 32, 32, 96, 96, 256)  # channels between a ControlNet's first layers; then come the UNet's own
 WEAK = 0.1  # gain of a ControlNet's last layers: felt, but the model is not drowned
 

@@ -7,8 +7,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import STAND_IN
 from PIL import Image
+from stand_ins import STAND_IN
 from test_workflows import STEPS, run
 
 from limelight.bench.workflow import load_workflow, of_type, on_shapeworld, to_prompt

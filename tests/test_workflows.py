@@ -8,8 +8,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import STAND_IN
 from PIL import Image
+from stand_ins import STAND_IN
 
 from limelight.bench.workflow import BYPASSED, load_workflow, of_type, on_shapeworld, source_of, to_prompt
 from limelight.tools.in_process import ROOT
