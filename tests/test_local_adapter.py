@@ -82,6 +82,16 @@ def test_half_a_mask(state, where):
         assert (value[..., middle:] == 0).all() and (whole[key][..., middle:] != 0).any()
 
 
+def test_mask_and_hint_are_cut_alike():
+    """A wide hint loses its sides in a square image, and the mask with it."""
+    picture, mask = hint(128, 256), torch.zeros(1, 64, 128)
+    mask[:, :, :64] = 1
+    for state in (SD, XL):
+        control = applied(adapter(state).with_region(region(mask, where="features")), picture)
+        cut = applied(adapter(state).with_region(region(half(), where="features")), picture[..., 64:192])
+        assert same(call(control, noise(1, 4, 16, 16)), call(cut, noise(1, 4, 16, 16)))
+
+
 def test_nothing_white_in_sight_is_no_control():
     """A tile or area that the region does not touch."""
     picture, x = hint(128), noise(1, 4, 16, 16)

@@ -189,6 +189,22 @@ def test_tokens(tokens):
         call(odd, noise(1, 16, 16, 16))
 
 
+def test_without_a_region_any_control_passes(tokens):
+    """Also those whose values have places that are not known, such as videos'."""
+    video = tokens()
+    control = applied(wrap(video, strength=0.5), hint(64))
+    control.inner.get_control = lambda *_: {"input": [torch.ones(1, 3, 5, 4, 4)], "middle": [], "output": []}
+    assert (call(control, noise(1, 16, 8, 8))["input"][0] == 0.5).all()
+
+
+def test_nothing_in_sight_skips_the_network(net, direct):
+    """A tile without any of the region."""
+    control = applied(wrap(net, mask=half(256), where="features"), hint(256))
+    control.cond_hint = control.cond_hint_original[:, :, :128, 128:]
+    control.inner.get_control = None
+    assert direct(control, noise(1, 4, 16, 16)) == {}
+
+
 def test_controls_that_encode_their_hint(tokens):
     """Those give a compression of 1: the VAE has the pixels of a latent cell. The host warns where they get none."""
     from types import SimpleNamespace

@@ -91,8 +91,9 @@ class WrappedControl(LocalControl):
             return None
         prepared = self.prepared(view, call)
         masks = prepared.mask if masks is None else masks
-        if masks is not None and not masks.any():
-            return None
+        latent = tuple(call.x.shape[-2:])
+        if masks is not None and not self._cover(masks, view, latent, self.ratio(), prepared).any():
+            return None  # nothing of the region is in sight
         found = self._run(prepared.hint, view, call, prepared.digest)
         if found is None:
             return None
@@ -100,22 +101,19 @@ class WrappedControl(LocalControl):
             blank = torch.full_like(prepared.hint[:1], self.region.fill)
             empty = self._run(blank, view, call, ("blank", prepared.digest))
             found = _combined(found, empty, self.region.blank)
-        covered: dict[tuple[int, int], torch.Tensor] = {}
 
-        def scaled(value: torch.Tensor | None, place: int, count: int) -> torch.Tensor | None:
+        def scaled(value: torch.Tensor | None) -> torch.Tensor | None:
             if value is None:
                 return None
-            grid, stride = _grid(value, tuple(call.x.shape[-2:]), self.ratio())
+            if masks is None and len({*self.region.levels}) == 1:
+                return value * _of_rank(factor * self.region.levels[0] * multiplier, value)
+            grid, stride = _grid(value, latent, self.ratio())
             scale = factor * self.region.levels[_level(grid, call.x, len(self.region.levels))] * multiplier
             if masks is not None:
-                if grid not in covered:
-                    covered[grid] = self._cover(masks, view, grid, stride, prepared)
-                scale = covered[grid].to(value) * scale
-            return value * (
-                scale if not isinstance(scale, torch.Tensor) or value.ndim == 4 else scale.flatten(1)[..., None]
-            )
+                scale = self._cover(masks, view, grid, stride, prepared).to(value) * scale
+            return value * _of_rank(scale, value)
 
-        return {key: [scaled(v, i, len(values)) for i, v in enumerate(values)] for key, values in found.items()}
+        return {key: [scaled(value) for value in values] for key, values in found.items()}
 
     def _run(self, hint: torch.Tensor, view: View, call: Call, digest: tuple) -> Residuals | None:
         """The inner control with a hint (N, C, H, W). What it keeps between calls is kept for each part and window."""
@@ -189,6 +187,13 @@ def _combined(found: Residuals, blank: Residuals | None, share: float) -> Residu
         return value if value is None or empty is None else value - share * empty
 
     return {k: [one(*pair) for pair in zip(v, (blank or found)[k], strict=True)] for k, v in found.items()}
+
+
+def _of_rank(scale: torch.Tensor | float, value: torch.Tensor) -> torch.Tensor | float:
+    """Factors (B, 1, h, w) for a map, or for a sequence of tokens (B, h w, C)."""
+    if isinstance(scale, float) or value.ndim == 4:
+        return scale
+    return scale.flatten(1)[..., None] if value.ndim == 3 else scale.reshape(len(scale), *[1] * (value.ndim - 1))
 
 
 def _grid(value: torch.Tensor, latent: tuple[int, int], ratio: int) -> tuple[tuple[int, int], float]:
