@@ -29,17 +29,19 @@ def attach(
     end_percent: float,
     load: Callable[[], object] = lambda: None,
     patchers: Sequence[Any] = (),
+    memory: dict | None = None,
 ) -> Any:
     """MODEL -> a clone whose predictions `move` changes.
 
     key: of our own entries in the model. what: for the log. check: is given the run's noise before the first step, to
     raise LimelightError. start_percent, end_percent: the part of the noise schedule, 0 = pure noise, 1 = the finished
     image; both ends belong to it. load: called before the host loads models, inside its inference mode. patchers:
-    models that the host is to load beside the sampled one.
+    models that the host is to load beside the sampled one. memory: what `move` keeps from call to call; emptied before
+    and after each run.
     """
     from comfy.patcher_extension import WrappersMP
 
-    model = model.clone()
+    model, memory = model.clone(), {} if memory is None else memory
     runs: list[Run] = []  # the run in progress; shared by everyone who samples with this model, one after another
 
     def prepare_sampling(executor, *args, **kwargs):
@@ -51,9 +53,11 @@ def attach(
         sampling = guider.inner_model.model_sampling
         window = [float(sampling.percent_to_sigma(p)) for p in (start_percent, end_percent)]
         runs.append(Run(guider.inner_model, window, mask, latent_image))
+        memory.clear()
         try:
             return executor(guider, sigmas, extra_args, callback, noise, latent_image, mask, *rest, **k)
         finally:
+            memory.clear()
             logging.info("Limelight: %s guided %d calls of the model.", what, runs.pop().calls)
 
     def post_cfg(args: dict) -> torch.Tensor:

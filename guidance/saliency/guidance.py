@@ -10,8 +10,9 @@ itself: early in the schedule, where layout is decided, it takes up what has bee
 something of it. A smooth change of D at every call is fine for any sampler (an impulse in one call would not be).
 
 Against textures that only please the predictor: it sees the picture smoothed and shifted a little, differently in each
-step, and the gradient is smoothed over cells of the latent. The steps are equally long whatever the gradient's size,
-together at most `REACH` standard deviations of D.
+step, and the gradient is smoothed over cells of the latent. Steps are equally long whatever the gradient's size, and
+all that is added to D is at most `REACH` of its standard deviations. Each call begins with what the one before it has
+added: a place can stand out by being lighter or darker, red or blue, and calls that decide anew undo each other.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .decoders import Decoder
 
 KEY = "limelight_saliency"
 REACH = 0.7  # root mean square of all that is added to a prediction at strength 1, in its standard deviations
+TURN = 0.5  # of it, the length of one call's steps together
 CHUNK = 4  # pictures that are decoded and looked at together
 BLUR = 0.02  # of the picture that the predictor sees: standard deviation in shares of the short side
 SHIFT = 0.02  # of it, in the same unit, in another direction at each step
@@ -88,30 +90,34 @@ def steer(
     steps: Steps,
     mask: torch.Tensor | None = None,
     known: torch.Tensor | None = None,
+    added: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Moves predictions (B, C, h, w). -> the same, moved; ordinary tensors, also in inference mode.
+    """What to add to predictions (B, C, h, w), of their shape; ordinary tensors, also in inference mode.
+
+    added: what has been added in the call before.
 
     mask: (B, 1 or C, h, w), 1 where the sampler uses the prediction; nothing is moved elsewhere, and the predictor sees
     `known` there. Each image by itself: a batch is moved as its images would be alone.
     """
-    moved = []
+    found = []
     own = frozen_weights(decoder.network) if decoder.network is not None else nullcontext()
     with torch.inference_mode(False), torch.enable_grad(), own:
         for start in range(0, len(predicted), CHUNK):
             part = slice(start, start + CHUNK)
-            given = [None if value is None else value[part].detach().clone().float() for value in (mask, known)]
+            given = [None if v is None else v[part].detach().clone().float() for v in (mask, known, added)]
             one = predicted[part].detach().clone().float()
-            moved.append(_steered(one, network, decoder, wish.row(start, start + CHUNK), steps, *given))
-    return torch.cat(moved).to(predicted)
+            found.append(_steered(one, network, decoder, wish.row(start, start + CHUNK), steps, *given))
+    return torch.cat(found).to(predicted)
 
 
-def _steered(predicted, network, decoder, wish, steps, mask, known) -> torch.Tensor:
+def _steered(predicted, network, decoder, wish, steps, mask, known, added) -> torch.Tensor:
     import comfy.model_management
 
     mask = torch.ones_like(predicted[:, :1]) if mask is None else mask.mean(1, keepdim=True)
     area = mask.sum((1, 2, 3)).clamp_min(1e-6) * predicted.shape[1]
-    step = REACH * steps.strength / steps.iterations * predicted.std((1, 2, 3))
-    added = torch.zeros_like(predicted)
+    reach = REACH * steps.strength * predicted.std((1, 2, 3))
+    step = TURN / steps.iterations * reach
+    added = torch.zeros_like(predicted) if added is None else added
     for i in range(steps.iterations):
         comfy.model_management.throw_exception_if_processing_interrupted()
         seen = (predicted + added).requires_grad_()
@@ -119,11 +125,17 @@ def _steered(predicted, network, decoder, wish, steps, mask, known) -> torch.Ten
         picture = augmented(decoder.decode(shown), i)
         (gradient,) = torch.autograd.grad(loss(network.log_density(picture, steps.scale), wish).sum(), seen)
         gradient = blurred(gradient, steps.smoothness) * mask
-        length = (gradient.square().sum((1, 2, 3)) / area).sqrt()
+        length = _length(gradient, area)
         # no gradient (a picture that the predictor is blind to), or one that is not finite: no step
         factor = torch.where(length.isfinite() & (length > 1e-12), step / length, 0)
         added = added - torch.nan_to_num(gradient) * factor[:, None, None, None]
-    return predicted + added
+        added = added * (reach / _length(added, area).clamp_min(1e-12)).clamp(max=1)[:, None, None, None]
+    return added
+
+
+def _length(values: torch.Tensor, area: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) -> (B,): root mean square within the mask."""
+    return (values.square().sum((1, 2, 3)) / area).sqrt()
 
 
 def augmented(picture: torch.Tensor, step: int) -> torch.Tensor:
@@ -175,8 +187,13 @@ def attach(
     if steps.strength == 0:
         return model.clone()
 
+    memory: dict[torch.Size, torch.Tensor] = {}  # what was added last to predictions of that shape
+
     def move(predicted: torch.Tensor, mask: torch.Tensor | None, known: torch.Tensor | None) -> torch.Tensor:
-        return steer(predicted, predictor.network, decoder, wish, steps, mask, known)
+        before = memory.get(predicted.shape)
+        added = steer(predicted, predictor.network, decoder, wish, steps, mask, known, before)
+        memory[predicted.shape] = added
+        return predicted + added
 
     return nudge.attach(
         model,
@@ -188,6 +205,7 @@ def attach(
         end_percent,
         load=predictor.load,  # before the host does: its weights must let gradients through
         patchers=[p for p in (predictor.patcher, decoder.patcher) if p is not None],
+        memory=memory,
     )
 
 
