@@ -231,7 +231,7 @@ def test_fused_parts_that_are_not_in_sight():
 def test_fuser_runs_once():
     control = merged(parts(), "priority", fusing())
     calls = []
-    control.fusing.patcher.model.register_forward_hook(lambda *_: calls.append(1))
+    control.fusing.network.register_forward_hook(lambda *_: calls.append(1))
     assert same(*(call(control, noise(1, 4, 16, 16)) for _ in range(2))) and len(calls) == 1
 
 
@@ -259,3 +259,11 @@ def test_runs(sd15):
     normalised = run(sd15, *prompts(sd15, merged(parts("both"), "normalise")), x)
     assert not torch.equal(normalised, chain)
     assert not torch.equal(run(sd15, *prompts(sd15, merged(parts(), "sum", fusing())), x), chain)
+
+
+def test_a_copy_for_another_device():
+    control = merged(parts(), "normalise", fusing())
+    copy = control.deepclone_multigpu(torch.device("cpu"))
+    assert copy.fusing.network is not control.fusing.network
+    assert all(a.network is not b.network for a, b in zip(copy.parts, control.parts, strict=True))
+    assert same(call(copy, noise(1, 4, 16, 16)), call(control, noise(1, 4, 16, 16)))

@@ -13,7 +13,7 @@ import torch
 
 from ...models.fuser import TASKS, Fuser
 from ..errors import LimelightError
-from .adapter_control import AdapterControl, patcher
+from .adapter_control import AdapterControl
 from .control import Call
 from .view import View
 
@@ -22,17 +22,15 @@ class Fusing:
     """strength: how far the fuser's factors are followed; 0 leaves the adapters as they are."""
 
     def __init__(self, fuser: Fuser, strength: float = 1.0) -> None:
-        self.patcher, self.strength = patcher(fuser), strength
+        self.network, self.strength = fuser, strength
 
-    def on(self, device: Any) -> Fusing:
-        """The same with a network of its own on a device."""
-        made = copy.copy(self)
-        made.patcher = patcher(copy.deepcopy(self.patcher.model), device)
-        return made
+    def copied(self) -> Fusing:
+        """The same with a network of its own, for another device at the same time."""
+        return Fusing(copy.deepcopy(self.network), self.strength)
 
     def check(self, parts: list[Any]) -> None:
         """Raises LimelightError for controls that cannot be fused."""
-        widths = tuple(each.out_features for each in self.patcher.model.spatial_ch_projs)
+        widths = tuple(each.out_features for each in self.network.spatial_ch_projs)
         tasks = []
         for part in parts:
             if not isinstance(part, AdapterControl) or part.network.form.channels != widths:
@@ -64,9 +62,9 @@ class Fusing:
             means[part.task] = [mean(f, weights and weights[level]) for level, f in enumerate(features)]
         count = max(len(level) for levels in means.values() for level in levels)
         same = {task: [level.expand(count, -1) for level in levels] for task, levels in means.items()}
-        network = self.patcher.model
-        network.to(call.x.device)  # small; its layer norms do not move by themselves
-        found = network({task: [level.float() for level in levels] for task, levels in same.items()})
+        given = {task: [level.float() for level in levels] for task, levels in same.items()}
+        found = self.network.to(call.x.device)(given)
+        self.network.cpu()  # it is asked once a run, so the host need not manage it
         return [
             [(1 + self.strength * (level - 1)).to(call.x.dtype)[..., None, None] for level in found[part.task]]
             for part in parts

@@ -38,8 +38,7 @@ class MergedControl(LocalControl):
         return made
 
     def own_models(self) -> list:
-        fuser = [] if self.fusing is None else [self.fusing.patcher]
-        return fuser + [model for part in self.parts for model in part.own_models()]
+        return [model for part in self.parts for model in part.own_models()]
 
     def get_extra_hooks(self):
         return super().get_extra_hooks() + [hook for part in self.parts for hook in part.get_extra_hooks()]
@@ -52,7 +51,7 @@ class MergedControl(LocalControl):
         for part in self.parts:
             part.move_networks(device)
         if self.fusing is not None:
-            self.fusing = self.fusing.on(device)
+            self.fusing = self.fusing.copied()
 
     def set_cond_hint(self, *args, **kwargs):
         raise LimelightError("control_net: merged regions have their hints already. Apply each control before Regions.")
