@@ -180,6 +180,8 @@ def main() -> None:
     command = table.command(NAME, options.count, options.seed)
     if options.rows != list(ROWS):
         command += f" --rows {' '.join(options.rows)}"
+    if options.out.parent == table.RESULTS and options.out.stem != NAME:
+        command += f" --out bench/results/{options.out.name}"
     table.write(NAME, rows, command, options.out, samplers=list(SAMPLERS), steps=STEPS, scale=SCALE)
 
 
