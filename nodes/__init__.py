@@ -18,8 +18,10 @@ from . import (
     highlight_scribbles,
     highlight_tokens,
     local_control_apply,
+    local_control_hints,
     local_control_load,
     local_control_merge,
+    local_control_structure,
     saliency_control,
     saliency_display,
     saliency_editor,
@@ -66,6 +68,8 @@ NODES: list[type[io.ComfyNode]] = [
     *local_control_load.NODES,
     *local_control_apply.NODES,
     *local_control_merge.NODES,
+    *local_control_structure.NODES,
+    *local_control_hints.NODES,
 ]
 
 

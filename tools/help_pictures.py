@@ -21,6 +21,7 @@ from . import (
     help_graphs_local,
     help_graphs_product,
     help_graphs_saliency,
+    help_graphs_structure,
     help_graphs_tokens,
 )
 from .browser import FLAGS, find_browser, open_front_end
@@ -31,7 +32,7 @@ from .server import PACKS, HostServer, prepare_base
 GRAPHS = help_graphs.GRAPHS | help_graphs_saliency.GRAPHS | help_graphs_guard.GRAPHS
 GRAPHS |= help_graphs_background.GRAPHS | help_graphs_product.GRAPHS
 GRAPHS |= help_graphs_editor.GRAPHS | help_graphs_attention.GRAPHS
-GRAPHS |= help_graphs_local.GRAPHS | help_graphs_tokens.GRAPHS
+GRAPHS |= help_graphs_local.GRAPHS | help_graphs_tokens.GRAPHS | help_graphs_structure.GRAPHS
 DOCS = ROOT / "web" / "docs"
 BASE = ROOT / ".cache" / "pictures-base"
 LIMIT = 60_000  # bytes of one picture
