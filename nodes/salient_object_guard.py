@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..guidance.checks import number
 from ..guidance.errors import LimelightError
-from ..guidance.expansion.guard import BAND, END, MASK, STRENGTH, attach
+from ..guidance.expansion.guard import BAND, END, MASK, SELF, STRENGTH, attach
 from .schema import advanced
 from .tensors import masks
 
@@ -64,7 +64,7 @@ class LimelightExpansionGuard(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Width of the guarded band around the subject, as a share of the picture's shorter side. "
-                    "The guard is full at the subject's edge and fades to nothing at the end of the band.",
+                    "The guard is full in its inner half and fades to nothing at its end.",
                 ),
                 io.String.Input(
                     "phrase",
@@ -88,7 +88,7 @@ class LimelightExpansionGuard(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "self_strength",
-                        default=1.0,
+                        default=SELF,
                         min=0.0,
                         max=1.0,
                         step=0.05,
@@ -111,7 +111,7 @@ class LimelightExpansionGuard(io.ComfyNode):
         band,
         phrase="",
         cross_strength=1.0,
-        self_strength=1.0,
+        self_strength=SELF,
     ) -> io.NodeOutput:
         start_percent = number(start_percent, "start_percent", 0.0, 1.0)
         end_percent = number(end_percent, "end_percent", 0.0, 1.0)

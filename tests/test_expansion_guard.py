@@ -60,7 +60,7 @@ def test_soft_masks_count_from_a_half():
 def test_the_subjects_words_are_those_it_listens_to_more_than_the_background():
     probabilities = torch.tensor([[[0.5, 0.4, 0.1], [0.7, 0.1, 0.2]]])
     inside, outside = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    assert torch.allclose(subject_words(probabilities, inside, outside), torch.tensor([[0.0, 0.6, 0.0]]))
+    assert torch.allclose(subject_words(probabilities, inside, outside), torch.tensor([[0.0, 0.75, 0.0]]))
 
 
 def test_weight_is_taken_before_the_softmax_makes_up_for_it():
@@ -122,7 +122,7 @@ def test_strength_grows(tiny_sd15):
     positive = conditioning(CIRCLE)
     plain = sample(tiny_sd15, positive)
     changes = [
-        (sample(attach(tiny_sd15, MASKS, strength, **EVERYWHERE), positive) - plain).abs().mean()
+        (sample(attach(tiny_sd15, MASKS, strength, self_strength=1.0, **EVERYWHERE), positive) - plain).abs().mean()
         for strength in (0.2, 0.6, 1.0)
     ]
     assert 0 < changes[0] < changes[1] < changes[2]
@@ -131,7 +131,7 @@ def test_strength_grows(tiny_sd15):
 @pytest.mark.parametrize("kind", ["cross", "self"])
 def test_only_cells_of_the_band_look_away_and_only_from_the_subject(tiny_sd15, calls, kind):
     strengths = {"cross_strength": float(kind == "cross"), "self_strength": float(kind == "self")}
-    sample(attach(tiny_sd15, MASKS, 0.9, **EVERYWHERE, **strengths), conditioning(CIRCLE, BAR), steps=1)
+    sample(attach(tiny_sd15, MASKS, 0.9, width=0.25, **EVERYWHERE, **strengths), conditioning(CIRCLE, BAR), steps=1)
     chosen = [call for call in calls if call[0].shape[1] == 256]
     assert chosen
     keys = [2, 3, 5, 6] if kind == "cross" else [16 * y + x for y in range(4, 12) for x in range(4, 8)]
@@ -141,8 +141,8 @@ def test_only_cells_of_the_band_look_away_and_only_from_the_subject(tiny_sd15, c
         ratio = (odds[1] / odds[0]).unflatten(1, (16, 16))
         assert torch.allclose(ratio[:, 8, 4:8], torch.ones(()), rtol=1e-3)  # the subject itself
         assert torch.allclose(ratio[:, 8, 12:], torch.ones(()), rtol=1e-3)  # beyond the band
-        assert (ratio[:, 8, 8] < 0.25).all()  # next to the subject
-        assert (ratio[:, 8, 8] < ratio[:, 8, 9]).all() and (ratio[:, 8, 9] < ratio[:, 8, 10]).all()
+        assert torch.allclose(ratio[:, 8, 8], torch.tensor(0.1), rtol=1e-2)  # next to the subject
+        assert (ratio[:, 8, 8] < ratio[:, 8, 10]).all() and (ratio[:, 8, 10] < ratio[:, 8, 11]).all()
 
 
 def test_phrase_names_the_subject_among_highlights(tiny_sd15):

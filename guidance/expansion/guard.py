@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from ..attention.architectures.unet import Block
 
 WRAPPER = "limelight_expansion_guard"
-STRENGTH, END, BAND = 0.9, 0.6, 0.25
+STRENGTH, SELF, END, BAND = 1.0, 0.5, 0.8, 0.3
+RIM = 2.0  # a cell that is half background is guarded in full: subjects grow within the cells of their rim first
 KEPT = 0.5  # of a mask: the subject from here on
 SAMPLES = 4096  # cells from which the subject's words are told
 MASK = "subject_mask"  # input of the node, for errors
@@ -36,7 +37,8 @@ MASK = "subject_mask"  # input of the node, for errors
 def zones(subject: np.ndarray, width: float) -> np.ndarray:
     """Subject mask (H, W) in [0, 1], white = keep -> (2, H, W) in [0, 1]: the subject, and the band around it.
 
-    The band is 1 at the edge of the subject and falls to 0 at ``width``, in units of the short side. Raises a
+    The band is 1 at the edge of the subject and falls to 0 at ``width``, in units of the short side (on a grid `RIM`
+    times as much, 1 at most). Raises a
     LimelightError for a mask that keeps nothing, or all.
     """
     kept = subject >= KEPT
@@ -58,7 +60,8 @@ def subject_words(probabilities: torch.Tensor, inside: torch.Tensor, outside: to
     """How much more the subject listens to each column than the background: (B, T) in [0, 1].
 
     probabilities: (B, N, T), cross-attention. inside, outside: (B or 1, N), weights of the cells. With the mean
-    attention a of the subject and b of the background to a column: max(0, (a - b) / (a + b)).
+    attention a of the subject and b of the background to a column: max(0, 1 - b / a). What listens like the subject
+    and loses that share then listens like the background.
     """
 
     def mean(weight: torch.Tensor) -> torch.Tensor:
@@ -66,7 +69,7 @@ def subject_words(probabilities: torch.Tensor, inside: torch.Tensor, outside: to
         return (weight[:, None] @ probabilities)[:, 0]
 
     here, there = mean(inside), mean(outside)
-    return ((here - there) / (here + there).clamp(min=1e-6)).clamp(min=0)
+    return (1 - there / here.clamp(min=1e-6)).clamp(min=0)
 
 
 def looked_away(band: torch.Tensor, subject: torch.Tensor, strength: float) -> torch.Tensor:
@@ -86,9 +89,9 @@ class Surroundings:
     """A subject on one grid of N cells, for an attention call with T columns."""
 
     subject: torch.Tensor
-    """(B or 1, N) in [0, 1]"""
+    """(B or 1, N) in [0, 1]: the share of each cell."""
     band: torch.Tensor
-    """(B or 1, N) in [0, 1]"""
+    """(B or 1, N) in [0, 1]: how far each cell is guarded."""
     words: torch.Tensor | None
     """(1, T), 0 or 1: the subject's; None: to be told from the attention itself."""
 
@@ -153,7 +156,7 @@ class Guard(BiasMethod):
             own = own.repeat(length // tokens)  # the host repeats a conditioning that is shorter than the others
             words = F.pad(own, (0, columns - len(own)))[None].to(device)
         subject, band = drawn.flatten(2).to(device).unbind(1)
-        return Surroundings(subject, band, words)
+        return Surroundings(subject, (RIM * band).clamp(max=1), words)
 
     def cross(
         self, scores: Callable, queries: slice, layout: Surroundings, strength: float, time: float
@@ -195,7 +198,7 @@ def attach(
     width: float = BAND,
     phrase: str = "",
     cross_strength: float = 1.0,
-    self_strength: float = 1.0,
+    self_strength: float = SELF,
 ):
     """MODEL -> a clone whose background keeps away from the subjects. `strength` 0: a plain clone.
 
