@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 from browser_pages import open_bare
+from stand_ins import STAND_IN
+from stand_ins import write as write_stand_ins
 
+from limelight.bench.workflow import copy_product
 from limelight.tools.browser import FLAGS, find_browser, open_front_end
 from limelight.tools.console import StepFailed
 from limelight.tools.environment import prepare_front_end
@@ -33,7 +36,7 @@ def chromium(skip_or_fail):
 
 
 @pytest.fixture(scope="session")
-def newer_server(skip_or_fail):
+def newer_server(skip_or_fail, host):
     """As `server`, with the front end that current ComfyUI comes with."""
     try:
         front_end = prepare_front_end()
@@ -41,6 +44,8 @@ def newer_server(skip_or_fail):
         skip_or_fail(f"the newer front end cannot be had: {failed}")
     flags = ["--front-end-root", str(front_end)]
     base = ROOT / ".cache" / "test-base-newer"
+    write_stand_ins(base / "models", STAND_IN)
+    copy_product(base)
     with HostServer(Path(sys.executable), host_path(), base=base, flags=flags) as running:
         yield running
 
