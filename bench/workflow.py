@@ -18,6 +18,7 @@ MERGES = {"LimelightRegions", "LimelightCoAdapter"}  # nodes that have nothing t
 MODEL_IS_OPTIONAL = {"LimelightSalientBackground", "LimelightEcomInpaint"}  # nodes that also run without such a model
 INPAINT = Path(__file__).parents[1] / "shapeworld" / "nodes" / "shapeworld_inpaint.safetensors"  # may not be there
 PRODUCT = Path(__file__).with_name("product.png")  # stands in for the user's picture: a circle, cut out by its alpha
+EDGES = [0.05, 0.1]  # thresholds of Canny: PRODUCT is nearly as bright as its ground
 # places of widths and heights among a node's widgets
 PIXELS = {"EmptyLatentImage": (0, 1), "EmptyImage": (0, 1), "SolidMask": (1, 2), "LimelightHighlightCanvas": (1, 2)}
 PIXELS |= {"MaskComposite": (0, 1), "LimelightHighlightFromScribbles": (4, 5)}
@@ -108,6 +109,8 @@ def on_shapeworld(workflow: dict, side: int = 128, stand_in: str = "") -> dict:
             node["widgets_values"] = [LOADERS[node["type"]] + stand_in]
         elif node["type"] == "LoadImage":
             node["widgets_values"] = [PRODUCT.name, "image"]
+        elif node["type"] == "Canny":
+            node["widgets_values"] = EDGES
         for place in PIXELS.get(node["type"], ()):
             values[place] = round(values[place] * side / max(sides))
     if not stand_in:
