@@ -1,0 +1,42 @@
+"""The bench of local structure: its cases, what it counts, its table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from limelight.bench import local_control
+from limelight.bench.local_control import MASKED, ROWS, UNGUIDED, UNMASKED, case, outline, scores, summaries
+from limelight.shapeworld.scenes import render_mask
+
+
+def test_regions_lie_around_the_first_object():
+    for index in range(20):
+        scene, picture, region = case(0, index)
+        thing = render_mask(scene.things[0])
+        assert region[thing > 0].all() and region.mean() < 0.5 and set(np.unique(region)) == {0, 1}
+        assert scores(picture, picture, picture, region)["edge_f1_inside"] == 1
+        blank = np.full_like(picture, 128)
+        assert scores(blank, blank, picture, region)["edge_f1_inside"] == 0
+        assert np.array_equal(picture, case(0, index)[1]) and not np.array_equal(picture, case(1, index)[1])
+        assert 0 < outline(region).sum() < region.sum()
+
+
+def test_outside_is_counted_in_levels():
+    _, picture, region = case(0, 0)
+    other = np.where(region[..., None] > 0, 255 - picture, picture)
+    assert scores(other, picture, picture, region)["outside_change"] == 0
+    other = np.where(region[..., None] > 0, picture, picture ^ 4)
+    assert scores(other, picture, picture, region)["outside_change"] == pytest.approx(4, abs=1e-3)
+
+
+def test_the_table():
+    def one(f1: float, change: float) -> dict:
+        found = dict.fromkeys(local_control.METRICS, 0.5) | {"edge_f1_inside": f1, "outside_change": change}
+        return found | {"precision": None, "seconds": 2.0, "plain": 1.0}
+
+    found = [{UNGUIDED: one(0.2, 0), MASKED: one(f1, 1.5), UNMASKED: one(1, 15)} for f1 in (0.5, 0.7)]
+    rows = {row["row"]: row for row in summaries(found)}
+    assert tuple(rows) == ROWS and rows[MASKED]["edge_f1_inside"] == pytest.approx(0.6)
+    assert rows[MASKED]["outside_share"] == pytest.approx(0.1) and rows[UNMASKED]["outside_share"] == 1
+    assert rows[MASKED]["precision"] is None and rows[MASKED]["overhead"] == 2
