@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -65,17 +65,9 @@ def cases(seed: int, count: int) -> list[Case]:
         )
         if colour == paint:  # the reader tells objects apart by colour
             paint = next(name for name in COLOURS if name != colour)
-        subject = smaller(random_thing(rng, shape, colour), rng.uniform(*SIZE))
         old, new = rng.choice(list(BACKGROUNDS), 2, replace=False)
-        made.append(Case(subject, str(old), f"{paint} {form}", str(new)))
+        made.append(Case(random_thing(rng, shape, colour), str(old), f"{paint} {form}", str(new)))
     return made
-
-
-SIZE = (0.8, 1.0)  # of the objects that the model has learned to draw
-
-
-def smaller(thing: Thing, factor: float) -> Thing:
-    return replace(thing, size=thing.size * factor, thickness=thing.thickness * factor)
 
 
 def background_of(image: np.ndarray, things: np.ndarray) -> str:
