@@ -82,6 +82,16 @@ def test_half_a_mask(state, where):
         assert (value[..., middle:] == 0).all() and (whole[key][..., middle:] != 0).any()
 
 
+@pytest.mark.parametrize("state", [SD, XL, light()], ids=["SD", "XL", "light"])
+def test_soft_masks_count_by_area(state):
+    picture, x, mask = hint(128), noise(1, 4, 16, 16), torch.rand(1, 128, 128)
+    control = adapter(state).with_region(region(mask, where="features"))
+    found, whole = (entries(call(applied(each, picture), x)) for each in (control, adapter(state)))
+    for key, value in found.items():
+        share = torch.nn.functional.avg_pool2d(mask[None], 128 // value.shape[-1])
+        assert torch.allclose(value, whole[key] * share, atol=1e-5)
+
+
 def test_mask_and_hint_are_cut_alike():
     """A wide hint loses its sides in a square image, and the mask with it."""
     picture, mask = hint(128, 256), torch.zeros(1, 64, 128)

@@ -209,12 +209,21 @@ def test_context_windows_of_the_host(tiny):
             assert where == [c for c in range(16) if masks[image, 0, 8 * c : 8 * c + 8].any()]
 
 
-def test_conditionings_stay_joined(tiny):
-    """The wrapper's hook is gone from the conditionings when sampling begins: one call for both, as without control."""
-    calls = []
+def test_conditionings_are_as_without_the_hook(tiny):
+    """It is gone when sampling begins: the host does not switch between hooks, and one call serves both prompts."""
+    from comfy.patcher_extension import WrappersMP
+
+    calls, hooked = [], []
+
+    def look(executor, model, conds, *args):
+        hooked.extend("hooks" in cond for entries in conds for cond in entries)
+        return executor(model, conds, *args)
+
     model = watched(tiny, lambda given: calls.append(given["cond_or_uncond"]))
+    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "test", look)
     first = applied(adapter(TWO), hint(128))
     for control in (first, applied(adapter(TWO), hint(128), before=first)):
         calls.clear()
         run(model, *prompts(tiny, control), noise(1, 4, 16, 16), 2)
         assert calls == [[1, 0]] * 2
+    assert hooked and not any(hooked)

@@ -24,8 +24,8 @@ def hooks() -> Any:
 
 
 def sampler_sample(executor, guider, *args, **kwargs):
-    """Wrapper of SAMPLER_SAMPLE: takes the hook off the conditionings. It has done its work, and the host joins
-    conditionings of equal hooks only."""
+    """Wrapper of SAMPLER_SAMPLE: takes the hook off the conditionings. It has done its work, and the host would go back
+    and forth between conditionings with a hook and those without."""
     for entries in guider.conds.values():
         for cond in entries:
             group = cond.get("hooks")
