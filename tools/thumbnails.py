@@ -1,9 +1,9 @@
 """Thumbnails of the example workflows, from their own pictures: ``python -m limelight.tools.thumbnails --host URL``.
 
 Each workflow runs on shapeworld in the running host, as it is and with all strengths 0; the thumbnail shows the saved
-picture without on the left, with on the right. A workflow that steers nothing shows what is drawn in it, or its first
-picture, beside the last. Where all is up to models that shapeworld has not, whose nodes are bypassed, the thumbnail
-shows what they would be given.
+picture without on the left, with on the right. A workflow that steers nothing to be seen shows what is drawn in it, or
+its first picture, beside the last. Where all is up to models that shapeworld has not, whose nodes are bypassed, the
+thumbnail shows what they would be given.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import io
 import time
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from ..bench.workflow import BYPASSED, load_workflow, on_shapeworld, to_prompt
@@ -23,6 +24,7 @@ from .in_process import ROOT
 SIDE = 256
 GAP = 4
 QUALITY = 85
+APART = 24  # of 255: colours that are to be told apart
 # what shows the drawings of nodes that are drawn in: a node, its input, the number of their output
 DRAWN = {"LimelightHighlightCanvas": [("PreviewImage", "images", 2)]}
 DRAWN["LimelightSaliencyEditor"] = [("MaskPreview", "mask", 0), ("PreviewImage", "images", 2)]
@@ -75,13 +77,21 @@ def pair(client: HostClient, workflow: dict, object_info: dict) -> tuple[Image.I
     shown = pictures(client, prompt | drawn)
     without = at_zero(prompt)
     for key, left in pictures(client, without).items() if without != prompt else ():
-        if prompt[key]["class_type"] == "SaveImage" and left != shown[key]:  # it may also save what it compares to
-            return left, shown[key]
+        if prompt[key]["class_type"] == "SaveImage" and unlike(left, shown[key]):
+            return left, shown[key]  # others are what it compares to
     left_out = lacking(workflow)
     views = [shown[key] for key in drawn]
     own = [image for key, image in shown.items() if key not in drawn.keys() | left_out]
     strip = own + views if left_out else views + own
-    return strip[0], strip[-1]
+    return strip[0], next(image for image in reversed(strip) if unlike(strip[0], image))
+
+
+def unlike(one: Image.Image, other: Image.Image) -> bool:
+    """Whether two pictures are to be told apart at a glance: by size, or by the colours of one pixel in a hundred."""
+    if one.size != other.size:
+        return True
+    apart = np.abs(np.asarray(one, int) - np.asarray(other, int)).max(-1) > APART
+    return bool(apart.mean() > 0.01)
 
 
 def thumbnail(left: Image.Image, right: Image.Image) -> Image.Image:
