@@ -22,6 +22,13 @@ def region(mask=None, **settings):
     return Region(mask, **settings)
 
 
+def half(side: int = 128) -> torch.Tensor:
+    """A mask of the left half."""
+    mask = torch.zeros(1, side, side)
+    mask[:, :, : side // 2] = 1
+    return mask
+
+
 def hint(height: int, width: int | None = None, channels: int = 3, count: int = 1, seed: int = 3) -> torch.Tensor:
     """(N, C, H, W) in [0, 1]."""
     return torch.rand(count, channels, height, width or height, generator=torch.Generator().manual_seed(seed))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from adapter_weights import full
 from guided_runs import noise
-from local_runs import adapter, applied, call, entries, hint, prompts, region, run
+from local_runs import adapter, applied, call, entries, half, hint, prompts, region, run
 from stand_ins import control_net
 
 from limelight.guidance.errors import LimelightError
@@ -32,12 +32,6 @@ def wrap(net, **settings):
     from limelight.guidance.local.wrapped import WrappedControl
 
     return WrappedControl(net).with_region(region(**settings))
-
-
-def half(side: int = 128) -> torch.Tensor:
-    mask = torch.zeros(1, side, side)
-    mask[:, :, : side // 2] = 1
-    return mask
 
 
 def image(model, control, x=None):
