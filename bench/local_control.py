@@ -5,8 +5,9 @@
 Each case is a drawn scene as reference, its caption as prompt, and as region a box around the scene's first object.
 edge_f1_inside: F1 of the edges in the region, 2 pixels tolerance, against the scene's; precision and recall likewise.
 outside_change: mean absolute difference from the unguided image of the same seed outside the region, in levels of 0 to
-255; outside_latent: the same in latent cells that the region does not touch, without what the decoder carries around.
-structure-unmasked is the same guidance with the whole image as region. outside_share: outside_change over that of
+255. A decoder carries some of the region's content around the whole picture; outside_own is the change without that:
+the latent cells that the region does not touch, decoded among those of the unguided image. structure-unmasked is the
+same guidance with the whole image as region; outside_share and own_share: outside_change and outside_own over those of
 structure-unmasked. overhead: processor time of sampling over that of the unguided run.
 """
 
@@ -33,7 +34,7 @@ from .sheets import add_images_option, save_sheet
 NAME = "local-control"
 MARGIN = 0.06  # of the region around the object, in shares of the side
 UNGUIDED, MASKED, UNMASKED = ROWS = "unguided", "structure", "structure-unmasked"
-METRICS = ("edge_f1_inside", "precision", "recall", "outside_change", "outside_latent")
+METRICS = ("edge_f1_inside", "precision", "recall", "outside_change", "outside_own")
 
 
 def case(seed: int, index: int) -> tuple[Scene, np.ndarray, np.ndarray]:
@@ -73,6 +74,8 @@ def scores(image: np.ndarray, plain: np.ndarray, picture: np.ndarray, region: np
 
 def scene_scores(world: World, seed: int, index: int, images: Path | None = None) -> dict[str, dict[str, float | None]]:
     """One case. -> {row: {metric: value}}; None: nothing was found that could be precise."""
+    import torch
+
     scene, picture, region = case(seed, index)
     positive, negative = encode(world.clip, scene.caption), encode(world.clip, "")
     models = {
@@ -80,15 +83,15 @@ def scene_scores(world: World, seed: int, index: int, images: Path | None = None
         MASKED: guided(world, picture, region),
         UNMASKED: guided(world, picture, np.ones_like(region)),
     }
-    latents, seconds, free = {}, {}, raster.resample(region, SIDE // 8, SIDE // 8) == 0
+    latents, seconds, free = {}, {}, torch.from_numpy(raster.resample(region, SIDE // 8, SIDE // 8) == 0)
     for row, model in models.items():
         latents[row], seconds[row] = sample(model, positive, negative, image_seed(seed, index))
     made = {row: decode(world.vae, latent) for row, latent in latents.items()}
     found = {}
     for row, image in made.items():
-        change = (latents[row] - latents[UNGUIDED]).abs().mean(1)[0].cpu().numpy()
         found[row] = scores(image, made[UNGUIDED], picture, region)
-        found[row] |= {"outside_latent": float(change[free].mean())}
+        own = decode(world.vae, torch.where(free, latents[row], latents[UNGUIDED]))
+        found[row] |= {"outside_own": scores(own, made[UNGUIDED], picture, region)["outside_change"]}
         found[row] |= {"seconds": seconds[row], "plain": seconds[UNGUIDED]}
     line = outline(region)[..., None]
     shown = {"reference": picture} | made
@@ -113,12 +116,16 @@ def summaries(found: list[dict]) -> list[dict]:
         known = [one[row][metric] for one in found if one[row][metric] is not None]
         return fmean(known) if known else None
 
-    whole = mean(UNMASKED, "outside_change")
+    def share(row: str, metric: str) -> float | None:
+        whole = mean(UNMASKED, metric)
+        return mean(row, metric) / whole if whole else None
+
     return [
         {
             "row": row,
             **{metric: mean(row, metric) for metric in METRICS},
-            "outside_share": mean(row, "outside_change") / whole if whole else None,
+            "outside_share": share(row, "outside_change"),
+            "own_share": share(row, "outside_own"),
             "overhead": sum(one[row]["seconds"] for one in found) / sum(one[row]["plain"] for one in found),
         }
         for row in ROWS

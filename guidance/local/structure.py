@@ -28,7 +28,7 @@ from .coverage import feathered
 KEY = "limelight_local_structure"
 SIGNED, MAGNITUDE = "signed", "magnitude"
 REACH = 1.5  # root mean square of a change over the region at strength 1, in the prediction's standard deviations
-START, END = 0.5, 1.0  # of the noise schedule: by then, what is outside has been decided and stays
+START, END = 0.74, 1.0  # of the noise schedule: by then, what is outside has been decided and stays
 FEATHER = 16.0  # pixels
 STEP = 0.9  # of one descent; the loss has curvature 1 at most, except at the image's border, where it is below 2
 ASPECT = 0.02  # difference of aspect ratios that the rounding of sides to whole cells explains, beside one cell
