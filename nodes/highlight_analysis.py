@@ -24,7 +24,7 @@ class LimelightAttentionRecord(io.ComfyNode):
             "the same to the last bit. Attention Preview shows the record, Highlight Score rates it.",
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A UNet model, guided or not. Put this node last before the sampler as a rule."
+                    "model", tooltip="The model, guided or not. Put this node last before the sampler as a rule."
                 ),
                 advanced(
                     io.Int.Input(

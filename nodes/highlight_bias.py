@@ -25,9 +25,10 @@ class LimelightHighlightBias(io.ComfyNode):
             description="While sampling, makes each place of the image listen to the phrase that is highlighted there, "
             "and to no phrase that is highlighted elsewhere. Costs next to nothing. The highlights come with the "
             "positive conditioning (Highlight Prompt). By itself, or together with Highlight Guidance, which is "
-            "slower and more exact. UNet models: Stable Diffusion 1.x, 2.x, SDXL.",
+            "slower and more exact. UNets (SD 1.x, 2.x, SDXL) and "
+            "transformers (SD 3, Flux, Flux.2, Chroma, Lumina 2, Z-Image, Qwen-Image).",
             inputs=[
-                io.Model.Input("model", tooltip="A UNet model, with LoRAs and patches as you like."),
+                io.Model.Input("model", tooltip="The model, with LoRAs and patches as you like."),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -61,7 +62,8 @@ class LimelightHighlightBias(io.ComfyNode):
                     default=DEFAULT,
                     tooltip="limelight: each phrase gets at least nine tenths of the attention on its highlight and "
                     "none far from it. densediffusion: the published modulation of every attention layer, slower. "
-                    "bounded: only keeps highlights from seeing each other, for prompts whose objects mix.",
+                    "bounded: only keeps highlights from seeing each other, for prompts whose objects mix. Diffusion "
+                    "transformers: limelight only, with fixed amounts.",
                 ),
                 advanced(
                     io.Float.Input(
@@ -82,7 +84,8 @@ class LimelightHighlightBias(io.ComfyNode):
                         max=2.0,
                         step=0.05,
                         optional=True,
-                        tooltip="Strength for the attention of the image to itself, times strength. 0: leave it.",
+                        tooltip="Strength for the attention of the image to itself, times strength. 0: leave it. In "
+                        "diffusion transformers it is always left.",
                     )
                 ),
                 advanced(

@@ -23,9 +23,10 @@ class LimelightHighlightGuidance(io.ComfyNode):
             category="limelight/highlight",
             description="While sampling, moves the latent so that each highlighted phrase draws its attention where "
             "its highlight says. The highlights come with the positive conditioning (Highlight Prompt). Works with "
-            "any sampler; needs no training. UNet models: Stable Diffusion 1.x, 2.x, SDXL.",
+            "any sampler; needs no training. UNets (SD 1.x, 2.x, SDXL) and "
+            "transformers (SD 3, Flux, Flux.2, Chroma, Lumina 2, Z-Image, Qwen-Image).",
             inputs=[
-                io.Model.Input("model", tooltip="A UNet model, with LoRAs and patches as you like."),
+                io.Model.Input("model", tooltip="The model, with LoRAs and patches as you like."),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -100,7 +101,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
                         max=10.0,
                         step=0.05,
                         tooltip="How much highlighted objects are kept from blending into each other, through "
-                        "self-attention. 0: off.",
+                        "self-attention. 0: off. Not in diffusion transformers.",
                     )
                 ),
                 advanced(
@@ -117,7 +118,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
                         default=AUTO,
                         optional=True,
                         tooltip="Which cross-attention layers are looked at. auto: those that place objects in this "
-                        "model. Or names such as 'output 0.1-6, middle' or 'input 7, input 8'; a name that the model "
+                        "model. Or names such as 'output 0.1-6, middle' or 'double 6-18'; a name that the model "
                         "does not have is answered with a list of those it has.",
                     )
                 ),
@@ -139,7 +140,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
                         default=Limelight.propagate,
                         optional=True,
                         tooltip="Let a thin stroke grow into the object that forms along it, as seen in the model's "
-                        "self-attention. It never leaves the free band.",
+                        "self-attention. It never leaves the free band. Not in diffusion transformers.",
                     )
                 ),
             ],

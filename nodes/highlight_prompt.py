@@ -135,7 +135,8 @@ class LimelightHighlightBind(io.ComfyNode):
         result = []
         for tensor, options in conditioning:
             if tensor.shape[1] != prompt.length:
-                other = read_prompt(clip, text, first_chunk, not break_starts_chunk) if BREAK.search(text) else prompt
+                both_ways = BREAK.search(text) and prompt.spelled is None
+                other = read_prompt(clip, text, first_chunk, not break_starts_chunk) if both_ways else prompt
                 _check_columns(tensor.shape[1], prompt, other, first_chunk)
             result += conditioning_set_values([[tensor, options]], {KEY: merge_bound(options.get(KEY), bound)})
         return io.NodeOutput(result)

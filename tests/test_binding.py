@@ -253,10 +253,10 @@ def test_errors(clip_l, text, highlights, words):
 
 
 def test_other_text_encoders_are_refused_by_name(clip_l):
-    from comfy.text_encoders import flux, z_image
+    from comfy.text_encoders import omnigen2, sa_t5
 
     clip = clip_l.clone()
-    for tokenizer, words in ((flux.FluxTokenizer, "FluxTokenizer.*t5xxl"), (z_image.ZImageTokenizer, "ZImage.*qwen")):
+    for tokenizer, words in ((sa_t5.SAT5Tokenizer, "SAT5Tokenizer.*t5base"), (omnigen2.Omnigen2Tokenizer, "qwen25_3b")):
         clip.tokenizer = tokenizer()
         with pytest.raises(LimelightError, match=f"{words}.*not supported yet"):
             find_phrase(clip, "a cat", "cat")

@@ -479,7 +479,7 @@ def test_diffusion_transformers_are_refused(tiny_sd15):
     network = MMDiT(depth=2, input_size=None, device="cpu", operations=comfy.ops.disable_weight_init)
     model = tiny_sd15.clone()
     model.model = type("Model", (), {"diffusion_model": network})()
-    with pytest.raises(LimelightError, match="MMDiT.*Diffusion transformers are not supported yet"):
+    with pytest.raises(LimelightError, match="MMDiT.*transformer is not supported"):
         LimelightHighlightGuidance.execute(model, 1.0, 0.0, 0.5, 3)
 
 

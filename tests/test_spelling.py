@@ -216,6 +216,23 @@ def test_errors(clip, kind, text, phrase, fields, words):
         assert ENCODERS[kind] in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["z_image", "qwen_image", "flux"])
+def test_bind_to_a_conditioning_of_another_node(clip):
+    from limelight.nodes.highlight_prompt import LimelightHighlightBind, LimelightHighlightPrompt
+
+    text, highlights = "BREAK a red circle", document("red circle")
+    with torch.inference_mode():
+        encoded = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    bound = LimelightHighlightBind.execute(encoded, clip, text, highlights)[0]
+    (prompted,) = LimelightHighlightPrompt.execute(clip, text, highlights).result
+    assert torch.equal(bound[0][0], prompted[0][0])
+    assert bound[0][1]["limelight_highlights"] == prompted[0][1]["limelight_highlights"]
+    with pytest.raises(LimelightError, match="conditioning: found 3 tokens"):
+        LimelightHighlightBind.execute([[encoded[0][0][:, :3], {}]], clip, text, highlights)
+    with pytest.raises(LimelightError, match="phrases_alone: found on"):
+        LimelightHighlightPrompt.execute(clip, text, highlights, True)
+
+
 def test_chunks_are_refused(clips):
     with pytest.raises(LimelightError, match="first_chunk.*no"):
         read_prompt(clips("z_image"), "a cat", first_chunk=1)

@@ -20,7 +20,7 @@ class FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: torch.Tensor, module: nn.Linear) -> torch.Tensor:
         ctx.module = module
-        return type(module).forward(module, x)
+        return _whole(type(module).forward(module, x))
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
@@ -64,12 +64,17 @@ def _constant(weight: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def frozen_weights(*models: nn.Module) -> Iterator[None]:
-    """Within the block, forwards of `models` are differentiable with respect to their inputs."""
+def frozen_weights(*models: nn.Module, in_place: bool = False) -> Iterator[None]:
+    """Within the block, forwards of `models` are differentiable with respect to their inputs. in_place: they change the
+    inputs of their layer norms in place afterwards."""
     overridden: list[nn.Module] = []
     fetchers: list[tuple[nn.Module, list, list]] = []
+    swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
+    hooks: list[torch.utils.hooks.RemovableHandle] = []
     try:
         for module in (module for model in models for module in model.modules()):
+            if in_place and isinstance(module, nn.LayerNorm):
+                hooks.append(module.register_forward_pre_hook(_copy_input))
             function = _frozen_function(module)
             if function is not None:
                 if "forward" not in module.__dict__:  # else another pack's own forward: leave it its say
@@ -80,13 +85,27 @@ def frozen_weights(*models: nn.Module) -> Iterator[None]:
                 fetchers.append((module, module.__dict__.get("weight_function"), module.__dict__.get("bias_function")))
                 module.weight_function = [*module.weight_function, _constant]
                 module.bias_function = [*module.bias_function, _constant]
+            else:
+                # parameters that a module of a transformer uses as they are: scales of norms, padding tokens
+                for name, value in list(module._parameters.items()):
+                    if value is not None and value.is_inference():
+                        swapped.append((module, name, value))
+                        module._parameters[name] = nn.Parameter(_constant(value), requires_grad=False)
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
+        for module, name, value in swapped:
+            module._parameters[name] = value
         for module in overridden:
             del module.__dict__["forward"]
         for module, weight_function, bias_function in fetchers:
             _restore(module, "weight_function", weight_function)
             _restore(module, "bias_function", bias_function)
+
+
+def _copy_input(module: nn.Module, args: tuple) -> tuple:
+    return (args[0].clone(), *args[1:])
 
 
 def _frozen_function(module: nn.Module) -> type[torch.autograd.Function] | None:
@@ -100,9 +119,15 @@ def _forward(module: nn.Module, function: type[torch.autograd.Function]) -> Call
         if x.requires_grad:
             return function.apply(x, module)
         with torch.no_grad():  # text and time embeddings: a constant branch, and the weights may ask for gradients
-            return type(module).forward(module, x)
+            return _whole(type(module).forward(module, x))
 
     return forward
+
+
+def _whole(out: torch.Tensor) -> torch.Tensor:
+    """The same numbers as a tensor of its own for autograd: transformers change what they get from a layer in place,
+    and autograd forbids that for a view made where it was not looking."""
+    return torch.ops.aten._unsafe_view(out, out.shape) if out._is_view() else out
 
 
 def _restore(module: nn.Module, name: str, value: list | None) -> None:

@@ -14,9 +14,11 @@ from functools import partial
 
 import torch
 
+from ..errors import LimelightError
 from . import bias_terms
-from .architectures import unet
+from .architectures import family_of, unet
 from .architectures.unet import Block
+from .bias_joint import JointRun
 from .bias_methods import METHODS, BiasMethod, Layout
 from .capture import differentiable
 from .propagation import REGIONS
@@ -63,7 +65,7 @@ def install(
     another key goes on acting. window: percents. strengths: by the host's names, attn1 for self- and attn2 for
     cross-attention; where both are 0, a plain clone.
     """
-    unet.check(model.model.diffusion_model)
+    check(model.model.diffusion_model, method, strengths)
     model = model.clone()
     from comfy.patcher_extension import WrappersMP
 
@@ -71,18 +73,20 @@ def install(
         model.remove_wrappers_with_key(kind, key)
     if not any(strengths.values()):
         return model
-    runs: list[_Run] = []  # the run in progress; shared by everyone who samples with this model, one after another
+    # the run in progress; shared by everyone who samples with this model, one after another
+    runs: list[_Run | JointRun] = []
 
     def sampler_sample(executor, guider, sigmas, *args, **kwargs):
         network = guider.inner_model.diffusion_model
-        unet.check(network)
-        latent_size(args, kwargs)  # refuses what is no image
+        family = check(network, method, strengths)
+        latent_size(args, kwargs, family)  # refuses what is no image
         found = method.scenes(guider.conds, (args[2] if len(args) > 2 else kwargs["noise"]).shape, looseness)
         if not found:
             logging.info("Limelight: the positive conditioning carries no highlights; attention is not biased.")
             return executor(guider, sigmas, *args, **kwargs)
         tell_apart(found, guider.conds)
-        runs.append(_Run(network, guider.inner_model.model_sampling, found, window, method, strengths))
+        run = (network, guider.inner_model.model_sampling, found, window, method, strengths)
+        runs.append(_Run(*run) if family is unet else JointRun(family, *run))
         try:
             return executor(guider, sigmas, *args, **kwargs)
         finally:
@@ -91,16 +95,32 @@ def install(
     def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         options = transformer_options or {}
         if runs:
-            options = runs[-1].options(options, x, t, c_crossattn)
-        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            options = runs[-1].options(options, x, t, c_crossattn, kwargs)
+        out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        if runs:
+            runs[-1].done(options)
+        return out
 
     model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, sampler_sample)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, apply_model)
     return model
 
 
+def check(network: torch.nn.Module, method: BiasMethod, strengths: dict[str, float]):
+    """The adapter of a network that `method` can bias; raises a LimelightError for others."""
+    family = family_of(network)
+    if family is not unet and not method.transformers:
+        raise LimelightError(
+            f"model: found a {type(network).__name__}; this way of biasing attention works on UNets (Stable Diffusion "
+            "1.x, 2.x, SDXL). For diffusion transformers choose the method 'limelight' of Highlight Bias."
+        )
+    if family is not unet and not strengths["attn2"] and strengths["attn1"]:
+        logging.info("Limelight: in diffusion transformers only attention to words is biased, and its strength is 0.")
+    return family
+
+
 class _Run:
-    """One sampling run. ``strengths``: by the host's names, attn1 for self- and attn2 for cross-attention."""
+    """One sampling run of a UNet. ``strengths``: by the host's names, attn1 for self- and attn2 for cross-attention."""
 
     def __init__(
         self,
@@ -117,7 +137,7 @@ class _Run:
         self.layouts: dict[tuple, Layout] = {}
         self.blocks: dict[tuple[int, int], list[Block]] = {}
 
-    def options(self, given: dict, x: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor) -> dict:
+    def options(self, given: dict, x: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, _: dict) -> dict:
         """The transformer options of one forward with the bias in them; the same object where there is none."""
         rows = [self.scenes.get(one) for one in given.get("uuids", ())]
         if not any(rows) or not self.low <= float(sigma[0]) <= self.high:
@@ -133,6 +153,9 @@ class _Run:
                     previous = group.get(block.key, group.get(block.key[:2]))
                     group[block.key] = partial(forward.attend, kind, previous)
         return {**given, "patches_replace": replace}
+
+    def done(self, options: dict) -> None:
+        """After the forward with these options."""
 
     def _blocks(self, latent: tuple[int, int]) -> list[Block]:
         if latent not in self.blocks:

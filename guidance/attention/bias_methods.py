@@ -116,6 +116,14 @@ class BiasMethod:
         """-> what to add to the logits of self-attention; broadcasts to ``scores()``, (B, heads, N, cells)."""
         raise NotImplementedError
 
+    transformers: bool = False
+    """Whether there is a `joint`."""
+
+    def joint(self, layout: Layout) -> torch.Tensor:
+        """-> what to add, at strength 1, to the logits of the image's tokens over the conditioning's in the joint
+        attention of a transformer: (1 or B, 1, N, T)."""
+        raise NotImplementedError
+
 
 class ShareBias(BiasMethod):
     """The default: keeps each phrase's share of each cell's attention within bounds (`bias_terms.keep_share`).
@@ -124,11 +132,16 @@ class ShareBias(BiasMethod):
     of the prompt only: start token and padding move only in so far as shares are relative. Among the cells of the
     image, those of a highlight do not see those of the others. Where the guided step lets thin strokes grow, the bias
     follows.
+
+    In a transformer's joint attention, where shares are of text and image together, fixed amounts: INSIDE * attract -
+    OUTSIDE * suppress. Both are finite, so that no cell is left without text.
     """
 
     end_percent = 0.5
     SHARE = 0.9
     FINEST_SELF = 32  # cells of the short side
+    INSIDE, OUTSIDE = 2.0, 4.0  # of logits: untuned, in the range of what is published for regional prompts
+    transformers = True
 
     def cross_block(self, block: Block, latent: tuple[int, int]) -> bool:
         return min(block.grid) <= max(FINEST, min(latent) / 2)
@@ -149,6 +162,10 @@ class ShareBias(BiasMethod):
         different = 1 - torch.eye(here.shape[-1], device=here.device)
         foreign = (here[..., None, :] * different).amax(-1) * (1 - here)  # (1, 1, N, n): of which the cell is not
         return bias_terms.shut_out((foreign @ there.transpose(-1, -2)).clamp(max=1), strength)
+
+    def joint(self, layout: Layout) -> torch.Tensor:
+        wanted = self.INSIDE * layout.attract - self.OUTSIDE * layout.suppress
+        return (wanted * layout.strengths) @ layout.own[:-1]
 
 
 class DenseDiffusion(BiasMethod):

@@ -29,7 +29,8 @@ class Descent:
         self.steps = self.updates = self.broken = 0
 
     def update(self, guider, x: torch.Tensor, sigma: torch.Tensor, options: dict, mask: torch.Tensor | None):
-        """What to add to x, or None. x: (B, C, H, W); sigma: (B,); mask like x, 1 where the sampler may change it."""
+        """What to add to x, or None. x: (B, C, H, W) or (B, C, 1, H, W); sigma: (B,); mask like x, 1 where the
+        sampler may change it."""
         from comfy.model_management import throw_exception_if_processing_interrupted
 
         scale = latent_scale(guider.inner_model.model_sampling, float(sigma[0]))
@@ -66,27 +67,27 @@ class Descent:
         gradient = look.gradient * scale
         if mask is not None:
             gradient = gradient * mask
-        axes = (1, 2, 3)
+        axes, one = tuple(range(1, gradient.ndim)), (-1, *(1,) * (gradient.ndim - 1))
         if self.method.normalise:
             gradient = gradient - _mean(gradient, mask)
-        sound = gradient.isfinite().all(dim=3).all(dim=2).all(dim=1).view(-1, 1, 1, 1)
+        sound = gradient.isfinite().flatten(1).all(1).view(one)
         if not sound.all():
             self.broken += 1
             self.probe.loss_scale = max(self.probe.loss_scale / 16, 1.0)  # too large for half precision
             gradient = torch.where(sound, gradient, 0)
         if not self.method.normalise:
-            return gradient, gradient.new_ones(gradient.shape[0], 1, 1, 1)
+            return gradient, gradient.new_ones(gradient.shape[0]).view(one)
         cells = gradient[0].numel() if mask is None else (mask > 0).expand_as(gradient).sum(axes, keepdim=True)
         rms = (gradient.square().sum(axes, keepdim=True) / cells).sqrt()
         tiny = torch.finfo(rms.dtype).tiny
-        loss = torch.nan_to_num(self._weighted(look)).view(-1, 1, 1, 1)
+        loss = torch.nan_to_num(self._weighted(look)).view(one)
         return torch.where(rms > tiny, gradient / rms.clamp_min(tiny), 0), loss / (cells * rms).clamp_min(tiny)
 
     def _length(self, push: tuple[torch.Tensor, torch.Tensor], percent: float) -> torch.Tensor:
         length = push[0].new_tensor(self.method.step_size(percent) * self.strength)
         if not self.method.normalise:
             return length
-        return torch.minimum(length * self.radius.view(-1, 1, 1, 1), push[1])
+        return torch.minimum(length * self.radius.view(push[1].shape), push[1])
 
     def _weighted(self, look: Look) -> torch.Tensor:
         """(B,): the losses of the highlights that are descended, weighted by their strengths."""
@@ -121,21 +122,37 @@ def latent_scale(model_sampling: object, sigma: float) -> float:
 
 def percent_of(model_sampling: object, sigma: torch.Tensor) -> float:
     """Where sigma lies on the noise schedule: 0 = pure noise, 1 = the finished image."""
+    from comfy.model_sampling import CONST
+
+    if isinstance(model_sampling, CONST):  # flow models shift their schedules, and count time in units of their own
+        return _percent_at(model_sampling, float(sigma[0]))
     last = getattr(model_sampling, "num_timesteps", 1000) - 1
     return 1 - float(model_sampling.timestep(sigma[:1])) / last
 
 
+def _percent_at(model_sampling: object, sigma: float) -> float:
+    """The inverse of the host's `percent_to_sigma`, by bisection: it falls from 0 to 1."""
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        if float(model_sampling.percent_to_sigma(middle)) > sigma:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
 def _mean(gradient: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """(B, C, H, W) -> the mean of each channel, to be taken away, (B, C, 1, 1) or (B, C, H, W); gradient is already 0
-    where the mask is, and stays so."""
+    """(B, C, ..., H, W) -> the mean of each channel, to be taken away, (B, C, ..., 1, 1) or the whole shape; gradient
+    is already 0 where the mask is, and stays so."""
     if mask is None:
-        return gradient.mean((2, 3), keepdim=True)
+        return gradient.mean((-2, -1), keepdim=True)
     weight = mask.expand_as(gradient)
-    return weight * gradient.sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True).clamp_min(1e-6)
+    return weight * gradient.sum((-2, -1), keepdim=True) / weight.sum((-2, -1), keepdim=True).clamp_min(1e-6)
 
 
 def _choose(worse: torch.Tensor, kept: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    return torch.where(worse.view(-1, 1, 1, 1), kept, new)
+    return torch.where(worse.view(-1, *(1,) * (kept.ndim - 1)), kept, new)
 
 
 def _choose_push(worse: torch.Tensor, kept: tuple, new: tuple) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .architectures import unet
+from .architectures import family_of, unet
 from .architectures.names import AUTO
 from .losses import placement_loss, shape_loss
 from .method import Method
@@ -45,6 +45,7 @@ class Limelight(Method):
     layers: str = AUTO
     loss: Callable = placement_loss
     end_percent = 0.3
+    transformers = True
 
     def __post_init__(self) -> None:
         self._regions: dict[int, torch.Tensor] = {}
@@ -62,10 +63,12 @@ class Limelight(Method):
         return self.propagate
 
     def layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
-        return unet.layout_blocks(network, height, width, self.layers)
+        return family_of(network).layout_blocks(network, height, width, self.layers)
 
     def self_layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
-        return self.layout(network, height, width) if self.self_attention or self.affinity else []
+        """In transformers only the attention to words is looked at."""
+        wanted = (self.self_attention or self.affinity) and family_of(network) is unet
+        return self.layout(network, height, width) if wanted else []
 
     def losses(self, seen: Seen, scene: Scene, percent: float) -> torch.Tensor:
         self._regions = self._grown(seen, scene)
@@ -78,7 +81,10 @@ class Limelight(Method):
         loss = torch.stack(each).mean(0)
         if self.separation > 0 and len(scene.phrases) > 1 and not seen.self_ and not self._told:
             self._told = True
-            logging.info("Limelight: no separation of the highlights: at this size the self-attention is too large.")
+            logging.info(
+                "Limelight: no separation of the highlights: in a transformer, and at this size, the self-attention is "
+                "too large."
+            )
         if self.separation > 0 and seen.self_ and len(scene.phrases) > 1:
             apart = [separation_loss(m, scene.targets(*m.shape[1:3], m.device)) for m in seen.self_.values()]
             loss = loss + self.separation * torch.stack(apart).mean(0)

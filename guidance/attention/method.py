@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .architectures import unet
+from .architectures import family_of
 from .seen import Seen
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class Method:
     """Capture GLIGEN's gated attention."""
     self_attention: bool = True
     """Capture the self-attention of the blocks of `self_layout`, with gradient."""
+    transformers: bool = False
+    """Whether it can steer diffusion transformers: from cross-attention maps alone, heads averaged."""
     affinity: bool = False
     """Also capture self-attention without gradient, in larger maps too, of the blocks of `self_layout`. May change from
     look to look."""
@@ -42,7 +44,7 @@ class Method:
 
     def layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
         """The blocks whose cross-attention is captured for a latent of height x width; at least one."""
-        return unet.layout_blocks(network, height, width)
+        return family_of(network).layout_blocks(network, height, width)
 
     def self_layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
         """The blocks whose self-attention is captured, where their maps are not too large for it."""

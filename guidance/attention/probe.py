@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .architectures import unet
+from .architectures import family_of, unet
 from .autograd import DetachedControl, checkpointed, frozen_weights, own_attention
 from .capture import Capture, StopForward, differentiable
+from .joint_capture import JointCapture, checkpointed_blocks
 from .method import Method
 from .scenes import Scene
 from .seen import Seen
@@ -42,6 +43,7 @@ class Probe:
         capture: Callable[[bool], Capture] = Capture,
     ) -> None:
         self.network, self.scenes, self.checkpoint, self.capture = network, scenes, checkpoint, capture
+        self.family = family_of(network)
         self.loss_scale = LOSS_SCALE
         self.method = method
         self._views = [_View(network, scene, copy.deepcopy(method)) for scene in scenes]
@@ -80,16 +82,23 @@ class Probe:
         """Run the conditioning alone until everything has been seen."""
         import comfy.samplers
 
-        model, capture = guider.inner_model, self.capture(view.method.heads)
-        capture.self_attention, capture.affinity = view.method.self_attention, view.method.affinity
-        probing = _probe_options(options)
-        unet.install(probing["transformer_options"], capture, *view.calls)
+        model, probing = guider.inner_model, _probe_options(options)
+        if self.family is unet:
+            capture = self.capture(view.method.heads)
+            capture.self_attention, capture.affinity = view.method.self_attention, view.method.affinity
+            unet.install(probing["transformer_options"], capture, *view.calls)
+        else:
+            capture = JointCapture(self.family, self.network, view.scene, view.calls[0])
+            capture.install(probing["transformer_options"])
         cond = dict(view.scene.cond)
         if "control" in cond:
             cond["control"] = DetachedControl(cond["control"], options.get("transformer_options", {}))
         _apply_weight_hooks(model.current_patcher, cond, sigma, options)
         with ExitStack() as stack:
-            if self.checkpoint:
+            if self.checkpoint and self.family is not unet:
+                # its blocks run again in backward, with the same attention as in the first run
+                until_backward.enter_context(checkpointed_blocks(self.family, self.network, view.calls[0]))
+            elif self.checkpoint:
                 stack.enter_context(checkpointed(unet.checkpointable(self.network, *view.calls)))
             # its modules take no notice of the sampling options
             attend = capture.grounding_attention if view.method.grounding else differentiable
@@ -116,12 +125,31 @@ class _View:
 @contextmanager
 def differentiable_model(guider: object, scenes: list[Scene]) -> Iterator[None]:
     """Within the block, probes of the guider's model have gradients. Everything is put back at its end."""
+    network = guider.inner_model.diffusion_model
+    in_place = getattr(family_of(network), "in_place", False)
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        frozen_weights(guider.inner_model.diffusion_model, *_grounding(scenes)),
+        frozen_weights(network, *_grounding(scenes), in_place=in_place),
+        _in_training(),
     ):
         yield
+
+
+@contextmanager
+def _in_training() -> Iterator[None]:
+    """Newer hosts turn positions into rotations with a kernel that has no gradient, unless they believe to train."""
+    import comfy.model_management
+
+    if not hasattr(comfy.model_management, "in_training"):
+        yield
+        return
+    before = comfy.model_management.in_training
+    comfy.model_management.in_training = True
+    try:
+        yield
+    finally:
+        comfy.model_management.in_training = before
 
 
 def _grounding(scenes: list[Scene]) -> list[torch.nn.Module]:

@@ -14,9 +14,11 @@ import torch
 
 from ..regions.document import Highlight, parse_instances
 from ..regions.overlay import PALETTE
-from .architectures import unet
+from .architectures import family_of, unet
 from .capture import Capture
 from .descent import percent_of
+from .joint import joined
+from .joint_capture import JointCapture
 from .losses import phrase_map, placement_loss
 from .recording import Recorded, Recording, Step, resized
 from .samplers import guided_calls, keeps_edits
@@ -30,7 +32,7 @@ LOOSENESS = 1.0  # of the targets that the losses are taken against: the guided 
 def attach(model, every: int = 1) -> tuple[object, Recording]:
     """MODEL -> a clone that records every run, and where it does so. every: of how many steps one is recorded; the
     last one always is."""
-    unet.check(model.model.diffusion_model)
+    family_of(model.model.diffusion_model)  # an error now if highlights cannot act on it
     model = model.clone()
     from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
@@ -38,8 +40,8 @@ def attach(model, every: int = 1) -> tuple[object, Recording]:
     runs: list[_Run] = []  # the run in progress; shared by everyone who samples with this model, one after another
 
     def sampler_sample(executor, guider, sigmas, extra_args, *args, **kwargs):
-        unet.check(guider.inner_model.diffusion_model)
-        latent = latent_size((extra_args, *args), kwargs)
+        family = family_of(guider.inner_model.diffusion_model)
+        latent = latent_size((extra_args, *args), kwargs, family)
         found = scenes(guider.conds, latent, LOOSENESS)
         recording.begin(_highlights(found), latent, len(sigmas) - 1)
         if not found:
@@ -89,6 +91,8 @@ class _Run:
         self, guider: object, sampler: object, sigmas: torch.Tensor, found: list[Scene], every: int, into: Recording
     ) -> None:
         self.guider, self.scenes, self.every, self.recording = guider, found, every, into
+        self.network = guider.inner_model.diffusion_model
+        self.family = family_of(self.network)
         self.sigmas = [float(sigma) for sigma in sigmas]
         self.calls = guided_calls(sampler, len(sigmas) - 1, self.sigmas[-1] == 0) if keeps_edits(sampler) else None
         self.index = -1
@@ -122,15 +126,25 @@ class _Run:
         new = [scene for scene in self.scenes if self._is_new(scene) and scene.cond["uuid"] in uuids]
         if not new or torch.is_grad_enabled():
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        options, capture = dict(options), Capture(attend=_as_the_host)
+        network, family, each = self.network, self.family, x.shape[0] // len(uuids)
+        begins = [uuids.index(scene.cond["uuid"]) * each for scene in new]
+        rows = [slice(begin, begin + each) for begin in begins]
         # what is batched together has one size, and so the same blocks
-        blocks = unet.layout_blocks(executor.class_obj.diffusion_model, *x.shape[-2:])
-        unet.install(options, capture, blocks, leave=False)
+        blocks = family.layout_blocks(network, *x.shape[-2:])
+        if family is unet:
+            options, capture = dict(options), Capture(attend=_as_the_host)
+            unet.install(options, capture, blocks, leave=False)
+        else:
+            options, joint = joined(options, family, network, x, c_crossattn, kwargs)
+            captures = [JointCapture(family, network, scene, blocks) for scene in new]
+            for own, part in zip(captures, rows, strict=True):
+                own.watch(joint, part)
         out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        each = x.shape[0] // len(uuids)
-        for scene in new:
-            start = uuids.index(scene.cond["uuid"]) * each
-            maps = [m[start : start + each] for m in capture.seen.cross.values()]
+        for number, (scene, part) in enumerate(zip(new, rows, strict=True)):
+            if family is unet:
+                maps = [m[part] for m in capture.seen.cross.values()]
+            else:
+                maps = list(captures[number].seen.cross.values())
             if maps:  # none if another node answered in the network's place
                 self.seen[scene.cond["uuid"]] = _summary(maps, scene)
         return out

@@ -115,7 +115,7 @@ def crop_of(cond: dict, latent: tuple[int, int]) -> tuple[int, int, int, int] | 
     area = cond.get("area")
     if area is None:
         return None
-    h, w, y, x = area
+    (h, w), (y, x) = area[len(area) // 2 - 2 : len(area) // 2], area[-2:]  # a film's has a time in front of each
     return min(latent[0] - y, h), min(latent[1] - x, w), y, x
 
 

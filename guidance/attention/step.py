@@ -16,7 +16,7 @@ import torch
 
 from ..errors import LimelightError
 from ..prompts.binding import KEY
-from .architectures import unet
+from .architectures import family_of, unet
 from .descent import Descent
 from .limelight import Limelight
 from .method import Method
@@ -49,7 +49,7 @@ def attach(
     method = method or Limelight()
     end_percent = method.end_percent if end_percent is None else end_percent
     network = model.model.diffusion_model
-    unet.check(network)
+    check(network, method)
     method.layout(network, 64, 64)  # at any size: an error now if the model does not have the layers that were named
     model = model.clone()
     from comfy.patcher_extension import WrappersMP
@@ -62,8 +62,8 @@ def attach(
 
     def sampler_sample(executor, guider, sigmas, *args, **kwargs):
         network = guider.inner_model.diffusion_model
-        unet.check(network)
-        found = scenes(guider.conds, latent_size(args, kwargs), looseness)
+        family = check(network, method)
+        found = scenes(guider.conds, latent_size(args, kwargs, family), looseness)
         if not found:
             logging.info("Limelight: the positive conditioning carries no highlights; sampling is not guided.")
             return executor(guider, sigmas, *args, **kwargs)
@@ -96,10 +96,22 @@ def attach(
     return model
 
 
-def latent_size(args: tuple, kwargs: dict) -> tuple[int, int]:
-    """(h, w) from the arguments of SAMPLER_SAMPLE: extra_args, callback, noise, ..."""
+def check(network: torch.nn.Module, method: Method):
+    """The adapter of a network that `method` can steer; raises a LimelightError for others."""
+    family = family_of(network)
+    if family is not unet and not method.transformers:
+        raise LimelightError(
+            f"model: found a {type(network).__name__}; this method works on UNets (Stable Diffusion 1.x, 2.x, SDXL). "
+            "For diffusion transformers use Highlight Guidance or Highlight Bias."
+        )
+    return family
+
+
+def latent_size(args: tuple, kwargs: dict, family: object = unet) -> tuple[int, int]:
+    """(h, w) from the arguments of SAMPLER_SAMPLE: extra_args, callback, noise, ... A transformer's image may come as a
+    film of one frame, (B, C, 1, h, w)."""
     noise = args[2] if len(args) > 2 else kwargs["noise"]
-    if noise.ndim != 4:
+    if noise.ndim != 4 and (family is unet or noise.ndim != 5 or noise.shape[2] != 1):
         raise LimelightError(
             f"latent: found {noise.ndim} dimensions, expected 4 (batch, channels, height, width). Highlights work on "
             "images; connect an image latent."

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 _RANGE = r"(\d+)(?:\s*-\s*(\d+))?"
-_NAME = re.compile(rf"(input|middle|output)(?:\s+{_RANGE})?(?:\s*\.\s*{_RANGE})?", re.ASCII)
+_PART = "input|middle|output|joint|double|single|layer"  # the last four: of diffusion transformers
+_NAME = re.compile(rf"({_PART})(?:\s+{_RANGE})?(?:\s*\.\s*{_RANGE})?", re.ASCII)
 
 
 def is_automatic(text: str) -> bool:

@@ -41,7 +41,7 @@ def check(diffusion_model: nn.Module, name: str = "model") -> None:
     if not isinstance(diffusion_model, UNetModel):
         raise LimelightError(
             f"{name}: found a {type(diffusion_model).__name__}, expected a UNet (Stable Diffusion 1.x, 2.x or SDXL). "
-            "Diffusion transformers are not supported yet; connect a UNet model."
+            "This diffusion transformer is not supported here; connect a UNet model."
         )
     if any(isinstance(module, SpatialVideoTransformer) for module in diffusion_model.modules()):
         raise LimelightError(f"{name}: found a video UNet, expected an image UNet. Video models are not supported yet.")
