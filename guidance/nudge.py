@@ -76,14 +76,17 @@ def attach(
     return model
 
 
-def check_image(noise: torch.Tensor, what: str) -> None:
-    """Raises LimelightError for latents that are no images. An image among video latents, (B, C, 1, h, w), is one."""
-    video = noise.ndim == 5 and noise.shape[2] > 1
-    if getattr(noise, "is_nested", False) or noise.ndim not in (4, 5) or video:
+def check_image(latent: torch.Tensor, what: str, name: str = "latent") -> None:
+    """Raises LimelightError for latents that are no images. An image among video latents, (B, C, 1, h, w), is one.
+
+    what: the guidance, name: the input, for errors.
+    """
+    video = latent.ndim == 5 and latent.shape[2] > 1
+    if getattr(latent, "is_nested", False) or latent.ndim not in (4, 5) or video:
         raise LimelightError(
-            f"latent: found {noise.shape[2]} frames; {what} works on images. Connect an image latent."
+            f"{name}: found {latent.shape[2]} frames; {what} works on images. Connect an image latent."
             if video
-            else f"latent: found one of {noise.ndim} dimensions; expected an image latent (batch, channels, height, "
+            else f"{name}: found one of {latent.ndim} dimensions; expected an image latent (batch, channels, height, "
             "width)."
         )
 

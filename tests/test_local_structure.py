@@ -146,6 +146,23 @@ def test_other_users_of_the_model_see_nothing(tiny_sd15):
     assert torch.equal(plain, sample(tiny_sd15, positive)) and torch.equal(first, sample(guided, positive))
 
 
+def test_an_error_leaves_nothing_behind(tiny_sd15, monkeypatch):
+    positive, guided = conditioning(), guide(tiny_sd15)
+    whole, before, calls = sample(guided, positive), untouched(tiny_sd15), []
+
+    def fails(*args):
+        calls.append(1)
+        if len(calls) == 15:
+            raise RuntimeError("out of memory")
+        return distance(*args)
+
+    monkeypatch.setattr(structure, "distance", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        sample(guided, positive)
+    monkeypatch.undo()
+    assert untouched(tiny_sd15) == before and torch.equal(whole, sample(guided, positive))
+
+
 def test_the_result_has_the_structure(tiny_sd15):
     """Of a reference that comes as VAE Encode gives it; the distance inside falls to a fraction."""
     positive = conditioning()
@@ -244,7 +261,7 @@ def test_the_node(node, tiny_sd15):
             {"reference": {"samples": noise(1, 16, 8, 8)}},
             "reference: found a latent of 16 channels; the model's have 4",
         ),
-        ({"reference": {"samples": noise(1, 4, 5, 8, 8)}}, "latent: found 5 frames"),
+        ({"reference": {"samples": noise(1, 4, 5, 8, 8)}}, "reference: found 5 frames"),
         ({"reference": None}, "reference: found nothing"),
         ({"start_percent": 0.7, "end_percent": 0.3}, "start_percent: found 0.7, which is after end_percent 0.3"),
         ({"gradients": "other"}, "gradients: found 'other'"),
@@ -252,6 +269,23 @@ def test_the_node(node, tiny_sd15):
     ):
         with pytest.raises(LimelightError, match=match):
             node.run(**given | wrong)
+
+
+@pytest.mark.parametrize("kind", ["SDXL", "Flux", "Wan21"])
+def test_references_are_scaled_as_the_models_latents(kind):
+    """Images, also for models of videos, whose latents have frames; the result has none."""
+    import comfy.latent_formats
+
+    latent_format = getattr(comfy.latent_formats, kind)()
+    model = SimpleNamespace(latent_format=latent_format, process_latent_in=latent_format.process_in)
+    given = noise(2, latent_format.latent_channels, 6, 5)
+    found = structure.readied(given, model)
+    if kind == "Wan21":
+        assert torch.equal(found, structure.readied(given[:, :, None], model))
+        wanted = latent_format.process_in(given[:, :, None])[:, :, 0]
+    else:
+        wanted = latent_format.process_in(given)
+    assert torch.equal(found, wanted) and not torch.allclose(found, given)
 
 
 def test_an_image_among_video_latents(tiny_sd15):

@@ -140,7 +140,7 @@ def attach(
     """
     if steps.strength == 0:
         return model.clone()
-    reference = _readied(reference, model.model)
+    reference = readied(reference, model.model)
     feather = feather / getattr(model.model.latent_format, "spacial_downscale_ratio", 8)  # in cells of the latent
     fitted: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}  # by (height, width) of the run's latents
 
@@ -161,10 +161,10 @@ def attach(
     return nudge.attach(model, KEY, "local structure", move, check, start_percent, end_percent)
 
 
-def _readied(reference: torch.Tensor, model: Any) -> torch.Tensor:
+def readied(reference: torch.Tensor, model: Any) -> torch.Tensor:
     """LATENT samples -> (B, C, h, w), float32, scaled as the model's own latents."""
     channels = model.latent_format.latent_channels
-    nudge.check_image(reference, "a reference of local structure")
+    nudge.check_image(reference, "local structure", "reference")
     if reference.shape[1] != channels:
         raise LimelightError(
             f"reference: found a latent of {reference.shape[1]} channels; the model's have {channels}. Encode the "
