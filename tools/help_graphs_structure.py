@@ -34,7 +34,7 @@ GRAPHS: dict[str, Graph] = {
         **structured((0, 0), (240, 0), (480, 0), (280, 0)),
         "shown": node("PreviewImage", (790, 0), (240, 330), images=("image", 0)),
     },
-    "LimelightEdgeHint": {**hint(PICTURE, 0, "canny"), **hint(SCRIBBLES, 340, "line drawing")},
+    "LimelightEdgeHint": {**hint(PICTURE, 0, "canny"), **hint(SCRIBBLES, 400, "line drawing")},
     "LimelightLocalControlScore": {
         **structured(None, None, None),
         **sampled(("load", 0), None, None, "0"),
