@@ -135,8 +135,14 @@ class LimelightHighlightBind(io.ComfyNode):
         result = []
         for tensor, options in conditioning:
             if tensor.shape[1] != prompt.length:
-                both_ways = BREAK.search(text) and prompt.spelled is None
-                other = read_prompt(clip, text, first_chunk, not break_starts_chunk) if both_ways else prompt
+                if prompt.spelled is not None:
+                    raise LimelightError(
+                        f"conditioning: found {tensor.shape[1]} tokens; the text by itself takes {prompt.length}. Give "
+                        "the text and the clip that it was encoded with, and bind before Conditioning (Concat). A "
+                        "prompt with pictures (Qwen-Image Edit) cannot be bound: encode it with Highlight Prompt, and "
+                        "add the pictures with ReferenceLatent."
+                    )
+                other = read_prompt(clip, text, first_chunk, not break_starts_chunk) if BREAK.search(text) else prompt
                 _check_columns(tensor.shape[1], prompt, other, first_chunk)
             result += conditioning_set_values([[tensor, options]], {KEY: merge_bound(options.get(KEY), bound)})
         return io.NodeOutput(result)

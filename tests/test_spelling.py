@@ -227,8 +227,9 @@ def test_bind_to_a_conditioning_of_another_node(clip):
     (prompted,) = LimelightHighlightPrompt.execute(clip, text, highlights).result
     assert torch.equal(bound[0][0], prompted[0][0])
     assert bound[0][1]["limelight_highlights"] == prompted[0][1]["limelight_highlights"]
-    with pytest.raises(LimelightError, match="conditioning: found 3 tokens"):
-        LimelightHighlightBind.execute([[encoded[0][0][:, :3], {}]], clip, text, highlights)
+    for other in (encoded[0][0][:, :3], encoded[0][0].repeat(1, 2, 1)):
+        with pytest.raises(LimelightError, match=f"conditioning: found {other.shape[1]} tokens; the text by itself"):
+            LimelightHighlightBind.execute([[other, {}]], clip, text, highlights)
     with pytest.raises(LimelightError, match="phrases_alone: found on"):
         LimelightHighlightPrompt.execute(clip, text, highlights, True)
 

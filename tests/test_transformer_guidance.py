@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from guided_runs import BAR, CIRCLE, attach, look, method, prepared, untouched
+from guided_runs import BAR, CIRCLE, attach, look, prepared, untouched
 from transformer_models import KINDS, build, latent, places, prompt, run
 
 from limelight.guidance.attention import bias, joint_capture
@@ -108,6 +108,25 @@ def test_less_memory_the_same_gradient(kind, model, layers):
     assert not any("forward" in module.__dict__ for module in network.modules())
 
 
+def test_leaving_early_changes_nothing(kind, model, monkeypatch):
+    x = latent(kind)
+    ready = prepared(model, prompt(CIRCLE, BAR), x, SIGMA)
+    early = look(ready, x)
+    calls = []
+    monkeypatch.setattr(joint_capture, "_leave", lambda joint, *_: calls.append(joint))
+
+    def whole(capture, executor, *args, **kwargs):
+        with pytest.raises(LimelightError, match="never came to its block"):
+            original(capture, executor, *args, **kwargs)
+        raise joint_capture.StopForward
+
+    original = joint_capture.JointCapture._apply_model
+    monkeypatch.setattr(joint_capture.JointCapture, "_apply_model", whole)
+    full = look(ready, x)
+    assert calls[0].count == len(calls[0].keys)
+    assert torch.equal(early.losses, full.losses) and torch.equal(early.gradient, full.gradient)
+
+
 def test_a_run_lowers_the_loss_and_leaves_nothing_behind(kind, model, caplog):
     x, positive, before = latent(kind), prompt(CIRCLE, BAR), untouched(model)
     plain = run(model, positive, x, steps=3)
@@ -189,7 +208,8 @@ def test_probabilities_need_no_matrix_and_are_exact():
     columns = list(range(3, 33, 2))  # more than a kernel's width
     expected = (q @ k.transpose(-1, -2) * 8**-0.5).softmax(-1).mean(1)[..., columns]
     assert torch.allclose(joint_capture.probabilities_of(q, k, columns), expected, atol=1e-6)
-    assert method({}).transformers
+    shared = joint_capture.probabilities_of(q, k[:, :1], columns)
+    assert torch.allclose(shared, joint_capture.probabilities_of(q, k[:, :1].expand_as(k), columns))
 
 
 def test_attention_is_recorded_without_a_change(kind, model):

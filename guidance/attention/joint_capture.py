@@ -31,12 +31,13 @@ def probabilities_of(
     q: torch.Tensor, k: torch.Tensor, columns: Sequence[int], scale: float | None = None
 ) -> torch.Tensor:
     """What queries give to some of the keys: q (B, heads, n, D), k (B, heads, N, D) -> (B, n, len(columns)), softmax
-    over all N keys, heads averaged; float32.
+    over all N keys, heads averaged; float32. Several heads of q may share one of k.
 
     The n x N matrix is never there: an attention kernel averages, in place of values, the indicators of the columns,
     and so returns their probabilities with the exact denominator.
     """
     q, k, width = q.float(), k.float(), q.shape[-1]
+    k = k if k.shape[1] == q.shape[1] else k.repeat_interleave(q.shape[1] // k.shape[1], 1)
     found = []
     for begin in range(0, len(columns), width):  # as wide as q and k, for kernels that ask for it
         own = columns[begin : begin + width]

@@ -148,9 +148,9 @@ def tokenize(clip: Any, text: str, source: str = "text: the prompt", **options: 
 def _towers(clip: Any, text: str, source: str) -> dict[str, list[list[tuple]]]:
     """-> per text encoder the chunks of (id or vector, weight, group); group 0 is start, end and padding."""
     tokens = tokenize(clip, text, source, return_word_ids=True)
-    foreign = [name for name in tokens if not _is_clip(tower_tokenizer(clip, name))]
-    # the SDXL refiner tokenizes for two encoders and has one
+    # the SDXL refiner tokenizes for two encoders and has one; Stable Diffusion 3 may be without T5
     towers = {name: chunks for name, chunks in tokens.items() if _encoder(clip, name) is not None}
+    foreign = [name for name in towers if not _is_clip(tower_tokenizer(clip, name))]
     if foreign or not towers:
         raise LimelightError(
             f"clip: {type(clip.tokenizer).__name__} ({', '.join(tokens)}) is not supported yet. Highlights need the "
