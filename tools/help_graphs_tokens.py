@@ -10,12 +10,11 @@ GRAPHS: dict[str, Graph] = {
         "here": node(
             "LimelightTokenPreview",
             (0, 0),
-            (300, 260),
+            (320, 240),
             clip=("load", 1),
             text=SCENE.caption,
             phrase=SCENE.document["highlights"][0]["phrase"],
             occurrence=1,
         ),
-        "shown": node("PreviewAny", (330, 0), (330, 340), source=("here", 0)),
     },
 }
