@@ -180,7 +180,10 @@ def test_a_loaded_image_is_the_background_before_any_run(page):
     Image.fromarray(np.full((48, 80, 3), (200, 60, 20), np.uint8)).save(page.server.base / "input" / name)
     source = {"id": 2, "type": "LoadImage", "pos": [-400, 0], "size": [300, 300], "order": 0, "mode": 0, "flags": {}}
     source |= {"properties": {}, "widgets_values": [name, "image"], "inputs": []}
-    source["outputs"] = [{"name": "IMAGE", "type": "IMAGE", "links": [1]}, {"name": "MASK", "type": "MASK", "links": []}]
+    source["outputs"] = [
+        {"name": "IMAGE", "type": "IMAGE", "links": [1]},
+        {"name": "MASK", "type": "MASK", "links": []},
+    ]
     graph = canvas_graph({"text": TEXT}, extra=[source], links=[[1, 2, 0, 1, 0, "IMAGE"]])
     graph["nodes"][0]["inputs"][0]["link"] = 1
     open_graph(page, graph)
