@@ -13,7 +13,7 @@ from limelight.guidance.prompts.tokens import read_prompt
 
 BOX = [{"shapes": [{"type": "box", "box": [0.1, 0.1, 0.5, 0.5]}]}]
 KINDS = [kind for kind in text_encoders.MAKERS if kind != "sd3 without t5"]
-LANGUAGE_MODELS = {"z_image": "qwen3_4b", "qwen_image": "qwen25_7b"}
+LANGUAGE_MODELS = {"z_image": "qwen3_4b", "qwen_image": "qwen25_7b", "flux2": "mistral3_24b"}
 ENCODERS = {"sd3": "t5xxl", "flux": "t5xxl", "chroma": "t5xxl", "lumina2": "gemma2_2b", **LANGUAGE_MODELS}
 COLOURS = ("red", "blue", "turquoise", "off-white", "dark purple")
 THINGS = ("circle", "old oak tree", "chiaroscuro portrait", "café table", "7 kites", "cat's bed")
@@ -105,7 +105,7 @@ def test_words(clip, kind, text, phrase, occurrence, expected):
         assert min(columns) > min(find_phrase(clip, text, "shared room"))
 
 
-@pytest.mark.parametrize("kind", ["z_image", "qwen_image", "lumina2"])
+@pytest.mark.parametrize("kind", ["z_image", "qwen_image", "lumina2", "flux2"])
 @pytest.mark.parametrize(
     ("text", "phrase"), [("猫と犬", "犬"), ("一只红色的猫在蓝色的桌子上", "红色的猫"), ("a 🐈 here", "🐈")]
 )
@@ -136,13 +136,14 @@ def test_language_models_take_parentheses_literally(clip, kind):
 
 @pytest.mark.parametrize("kind", LANGUAGE_MODELS)
 def test_the_template_is_not_the_users(clip, kind):
-    for phrase in ("user", "assistant", "color", "<|im_start|>"):
+    for phrase in ("user", "assistant", "color", "<|im_start|>", "[INST]", "image"):
         with pytest.raises(LimelightError, match=f"not in the prompt.*{LANGUAGE_MODELS[kind]} reads it"):
             find_phrase(clip, "a red circle", phrase)
     text = "the user and the background color"
     columns = find_phrase(clip, text, "user")
     assert decoded(clip, kind, text, columns) == "user"
-    assert len(read_prompt(clip, text).columns) == 6
+    if kind != "flux2":  # whose small vocabulary takes letters one by one
+        assert len(read_prompt(clip, text).columns) == 6
 
 
 def test_a_text_with_its_own_template(clips):

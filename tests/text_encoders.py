@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+from base64 import b64encode
+from pathlib import Path
+
 from conftest import TINY_CLIP_G, TINY_CLIP_L, random_weights
 
 T5 = {"d_model": 64, "d_ff": 64, "d_kv": 16, "num_heads": 4, "num_layers": 2}
@@ -82,6 +87,52 @@ def _lumina(path):
     return lumina2.LuminaTokenizer, lumina2.te(), {"gemma2_2b_model_config": LLAMA}, data
 
 
+SPECIAL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", *"789", "[IMG]", "<pad>"]
+WORDS = (" red", " circle", " square", " blue", " user", "ing", " the")
+
+
+def _flux2(path):
+    """Mistral's vocabulary comes with its weights; this is a small one in its format, read by transformers."""
+    from comfy.text_encoders import flux
+
+    options = {"mistral3_24b_model_config": {**LLAMA, "num_hidden_layers": 31}}
+    original = flux.load_mistral_tokenizer
+
+    class Tokenizer(flux.Flux2Tokenizer):
+        """The host's, but for how it calls transformers, which it can no longer do with the newest version."""
+
+        def __init__(self, **kwargs):
+            flux.load_mistral_tokenizer = _tekken
+            try:
+                super().__init__(**kwargs)
+            finally:
+                flux.load_mistral_tokenizer = original
+
+    return Tokenizer, flux.flux2_te(), options, {}
+
+
+def _tekken(_) -> dict:
+    from tokenizers.processors import TemplateProcessing
+    from transformers.integrations.mistral.tokenizer import MistralConverter
+
+    pieces = [bytes([number]) for number in range(256)]
+    for word in WORDS:
+        pieces += [part for n in range(2, len(word) + 1) if (part := word[:n].encode()) not in pieces]
+    config = {
+        "pattern": r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        "default_vocab_size": len(pieces) + len(SPECIAL),
+        "default_num_special_tokens": len(SPECIAL),
+    }
+    vocabulary = [{"rank": n, "token_bytes": b64encode(piece).decode()} for n, piece in enumerate(pieces)]
+    special = [{"rank": n, "token_str": name} for n, name in enumerate(SPECIAL)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tekken.json"
+        file.write_text(json.dumps({"config": config, "vocab": vocabulary, "special_tokens": special}))
+        tokenizer = MistralConverter(str(file)).converted()
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return {"tokenizer_object": tokenizer, "legacy": False}
+
+
 MAKERS = {
     "sd3": _sd3,
     "sd3 without t5": _sd3_without_t5,
@@ -90,4 +141,5 @@ MAKERS = {
     "z_image": _z_image,
     "qwen_image": _qwen_image,
     "lumina2": _lumina,
+    "flux2": _flux2,
 }
