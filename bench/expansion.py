@@ -130,7 +130,7 @@ def subject_scores(
         pictures, mask = painter.paint(case, image_seed(seed, index), method)
         made[method] = [score(picture, case, mask) for picture in pictures]
         for number in range(3):
-            shown[f"{method} {made[method][number]['relative']:.2f}"] = pictures[number]
+            shown[f"{method} {number}: {made[method][number]['relative']:.2f}"] = pictures[number]
     save_sheet(images, index, case.caption, shown)
     return made
 
