@@ -40,8 +40,9 @@ def at_zero(prompt: dict) -> dict:
 
 
 def lacking(workflow: dict) -> set[str]:
-    """-> the nodes behind a bypassed one: they show what the workflow does not make with all of its models."""
-    found = {node["id"] for node in workflow["nodes"] if node["mode"] == BYPASSED}
+    """-> the nodes behind a bypassed one, but for loaders that nothing needs: what they show lacks its effect."""
+    bypassed = [node for node in workflow["nodes"] if node["mode"] == BYPASSED]
+    found = {node["id"] for node in bypassed if any(slot.get("link") is not None for slot in node.get("inputs", []))}
     while more := {link[3] for link in workflow["links"] if link[1] in found} - found:
         found |= more
     return {str(number) for number in found}
