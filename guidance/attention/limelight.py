@@ -81,10 +81,7 @@ class Limelight(Method):
         loss = torch.stack(each).mean(0)
         if self.separation > 0 and len(scene.phrases) > 1 and not seen.self_ and not self._told:
             self._told = True
-            logging.info(
-                "Limelight: no separation of the highlights: in a transformer, and at this size, the self-attention is "
-                "too large."
-            )
+            logging.info("Limelight: no separation of the highlights: this model's self-attention is too large for it.")
         if self.separation > 0 and seen.self_ and len(scene.phrases) > 1:
             apart = [separation_loss(m, scene.targets(*m.shape[1:3], m.device)) for m in seen.self_.values()]
             loss = loss + self.separation * torch.stack(apart).mean(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,6 +25,9 @@ from .recording import Recorded, Recording, Step, resized
 from .samplers import guided_calls, keeps_edits
 from .scenes import Scene, scenes, tell_apart
 from .step import latent_size
+
+if TYPE_CHECKING:
+    from .architectures.unet import Block
 
 WRAPPER = "limelight_record"
 LOOSENESS = 1.0  # of the targets that the losses are taken against: the guided step's default
@@ -131,20 +135,10 @@ class _Run:
         rows = [slice(begin, begin + each) for begin in begins]
         # what is batched together has one size, and so the same blocks
         blocks = family.layout_blocks(network, *x.shape[-2:])
-        if family is unet:
-            options, capture = dict(options), Capture(attend=_as_the_host)
-            unet.install(options, capture, blocks, leave=False)
-        else:
-            options, joint = joined(options, family, network, x, c_crossattn, kwargs)
-            captures = [JointCapture(family, network, scene, blocks) for scene in new]
-            for own, part in zip(captures, rows, strict=True):
-                own.watch(joint, part)
+        options, seen = watched(options, family, network, blocks, new, rows, (x, c_crossattn, kwargs))
         out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        for number, (scene, part) in enumerate(zip(new, rows, strict=True)):
-            if family is unet:
-                maps = [m[part] for m in capture.seen.cross.values()]
-            else:
-                maps = list(captures[number].seen.cross.values())
+        for scene, maps in zip(new, seen(), strict=True):
+            maps = list(maps.values())
             if maps:  # none if another node answered in the network's place
                 self.seen[scene.cond["uuid"]] = _summary(maps, scene)
         return out
@@ -161,6 +155,31 @@ class _Run:
             maps += [None] * count if shares is None else list(shares.unbind(1))
             losses.append(loss)
         return Step(self.index, percent, maps, torch.cat(losses, 1))
+
+
+def watched(
+    options: dict,
+    family: object,
+    network: torch.nn.Module,
+    blocks: list[Block],
+    scenes: list[Scene],
+    rows: list[slice],
+    forward: tuple,
+) -> tuple[dict, Callable[[], list[dict]]]:
+    """Watch one forward of the model without a change to it.
+
+    rows: of the batch, for each scene. forward: x, context and the rest of what the model gets. -> the transformer
+    options for it, and what to ask after it: for each scene, by block, the maps (B, h, w, T).
+    """
+    if family is unet:
+        options, capture = dict(options), Capture(attend=_as_the_host)
+        unet.install(options, capture, blocks, leave=False)
+        return options, lambda: [{key: maps[part] for key, maps in capture.seen.cross.items()} for part in rows]
+    options, joint = joined(options, family, network, *forward)
+    captures = [JointCapture(family, network, scene, blocks) for scene in scenes]
+    for capture, part in zip(captures, rows, strict=True):
+        capture.watch(joint, part)
+    return options, lambda: [capture.seen.cross for capture in captures]
 
 
 def _summary(maps: list[torch.Tensor], scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
