@@ -101,7 +101,7 @@ def looks(shape: Shape, model, seed: int) -> dict:
         probe = Probe(model.model.diffusion_model, found, method, capture=capture)
 
         def run():
-            with differentiable_model(guider, found):
+            with differentiable_model(guider, [scene.cond for scene in found]):
                 assert probe.look(guider, x, sigma, options, 0.0).gradient is not None
 
         return run

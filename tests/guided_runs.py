@@ -112,7 +112,7 @@ def look(run: SimpleNamespace, x: torch.Tensor, **changes):
 
     steering = method(changes)
     probe = Probe(run.guider.inner_model.diffusion_model, run.scenes, steering, **changes)
-    with torch.inference_mode(), differentiable_model(run.guider, run.scenes):
+    with torch.inference_mode(), differentiable_model(run.guider, [scene.cond for scene in run.scenes]):
         return probe.look(run.guider, x.clone(), run.sigma.clone(), run.options, 0.0)
 
 

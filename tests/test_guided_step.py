@@ -142,13 +142,13 @@ def test_separation_that_cannot_be_had_is_told_once(tiny_sd15, caplog):
 
 def descend(run, x, mask=None, look=None, **changes):
     from limelight.guidance.attention.descent import Descent
-    from limelight.guidance.attention.probe import Probe, differentiable_model
+    from limelight.guidance.attention.probe import Probe
 
     probe = Probe(run.guider.inner_model.diffusion_model, run.scenes, method({"updates": 4, **changes}))
     if look is not None:
         probe.look = look
     descent = Descent(probe, strength=1.0)
-    with torch.inference_mode(), differentiable_model(run.guider, run.scenes):
+    with torch.inference_mode(), probe.differentiable(run.guider):
         return descent.update(run.guider, x.clone(), run.sigma.clone(), run.options, mask)
 
 

@@ -38,7 +38,7 @@ def looks(model, name: str, x: torch.Tensor, percent: float, count: int = 2) -> 
 
     run = prepared(model, highlighted(), x)
     probe = Probe(run.guider.inner_model.diffusion_model, run.scenes, METHODS[name]())
-    with torch.inference_mode(), differentiable_model(run.guider, run.scenes):
+    with torch.inference_mode(), differentiable_model(run.guider, [scene.cond for scene in run.scenes]):
         return [
             probe.look(run.guider, x.clone(), run.sigma.clone(), run.options, percent, iteration)
             for iteration in range(count)

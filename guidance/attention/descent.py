@@ -22,8 +22,7 @@ class Descent:
     def __init__(self, probe: Probe, strength: float) -> None:
         self.probe, self.method, self.strength = probe, probe.method, strength
         self.radius: torch.Tensor | None = None
-        self.phrases = [phrase for scene in probe.scenes for phrase in scene.phrases]
-        self._strengths = [strength for scene in probe.scenes for strength in scene.strengths]
+        self.phrases, self._strengths = probe.phrases, probe.strengths
         self.first: list[float | None] = [None] * len(self.phrases)
         self.last: list[float | None] = [None] * len(self.phrases)
         self.steps = self.updates = self.broken = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +46,8 @@ class Probe:
         self.family = family_of(network)
         self.loss_scale = LOSS_SCALE
         self.method = method
+        self.phrases = [phrase for scene in scenes for phrase in scene.phrases]
+        self.strengths = [strength for scene in scenes for strength in scene.strengths]
         self._views = [_View(network, scene, copy.deepcopy(method)) for scene in scenes]
 
     def look(
@@ -71,6 +73,10 @@ class Probe:
                     gradient = part if gradient is None else gradient + part
         return Look(torch.cat(losses, 1), torch.cat(wanted, 1), gradient)
 
+    def differentiable(self, guider: object) -> AbstractContextManager:
+        """Where looks have gradients; see `differentiable_model`."""
+        return differentiable_model(guider, [scene.cond for scene in self.scenes])
+
     def regions(self) -> dict:
         """By id of a conditioning: the regions of its highlights as far as they have grown (`Method.regions`)."""
         each = {view.scene.cond["uuid"]: view.method.regions() for view in self._views}
@@ -82,7 +88,7 @@ class Probe:
         """Run the conditioning alone until everything has been seen."""
         import comfy.samplers
 
-        model, probing = guider.inner_model, _probe_options(options)
+        model, probing = guider.inner_model, probe_options(options)
         if self.family is unet:
             capture = self.capture(view.method.heads)
             capture.self_attention, capture.affinity = view.method.self_attention, view.method.affinity
@@ -90,10 +96,8 @@ class Probe:
         else:
             capture = JointCapture(self.family, self.network, view.scene, view.calls[0])
             capture.install(probing["transformer_options"])
-        cond = dict(view.scene.cond)
-        if "control" in cond:
-            cond["control"] = DetachedControl(cond["control"], options.get("transformer_options", {}))
-        _apply_weight_hooks(model.current_patcher, cond, sigma, options)
+        cond = probed(view.scene.cond, options)
+        apply_weight_hooks(model.current_patcher, cond, sigma, options)
         with ExitStack() as stack:
             if self.checkpoint and self.family is not unet:
                 # its blocks run again in backward, with the same attention as in the first run
@@ -102,7 +106,7 @@ class Probe:
                 stack.enter_context(checkpointed(unet.checkpointable(self.network, *view.calls)))
             # its modules take no notice of the sampling options
             attend = capture.grounding_attention if view.method.grounding else differentiable
-            until_backward.enter_context(own_attention(_grounding([view.scene]), attend))
+            until_backward.enter_context(own_attention(grounding([view.scene.cond]), attend))
             try:
                 comfy.samplers.calc_cond_batch(model, [[cond]], x, sigma.clone(), probing)
             except StopForward:
@@ -123,14 +127,15 @@ class _View:
 
 
 @contextmanager
-def differentiable_model(guider: object, scenes: list[Scene]) -> Iterator[None]:
-    """Within the block, probes of the guider's model have gradients. Everything is put back at its end."""
+def differentiable_model(guider: object, conds: list[dict], *networks: torch.nn.Module) -> Iterator[None]:
+    """Within the block, passes of the guider's model with these conditionings have gradients, and so have `networks`.
+    Everything is put back at its end."""
     network = guider.inner_model.diffusion_model
     in_place = getattr(family_of(network), "in_place", False)
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        frozen_weights(network, *_grounding(scenes), in_place=in_place),
+        frozen_weights(network, *grounding(conds), *networks, in_place=in_place),
         _in_training(),
     ):
         yield
@@ -152,12 +157,20 @@ def _in_training() -> Iterator[None]:
         comfy.model_management.in_training = before
 
 
-def _grounding(scenes: list[Scene]) -> list[torch.nn.Module]:
-    """The GLIGEN models of the scenes."""
-    return list(dict.fromkeys(scene.cond["gligen"][1].model for scene in scenes if "gligen" in scene.cond))
+def grounding(conds: list[dict]) -> list[torch.nn.Module]:
+    """The GLIGEN models of the conditionings."""
+    return list(dict.fromkeys(cond["gligen"][1].model for cond in conds if "gligen" in cond))
 
 
-def _probe_options(options: dict) -> dict:
+def probed(cond: dict, options: dict) -> dict:
+    """A copy of a conditioning for a pass with gradients: its ControlNets are constants. options: of the sampling."""
+    cond = dict(cond)
+    if "control" in cond:
+        cond["control"] = DetachedControl(cond["control"], options.get("transformer_options", {}))
+    return cond
+
+
+def probe_options(options: dict) -> dict:
     """A copy of the sampling options for the guided pass: differentiable attention, no foreign caches."""
     from comfy.model_patcher import create_model_options_clone
 
@@ -170,7 +183,7 @@ def _probe_options(options: dict) -> dict:
     return options
 
 
-def _apply_weight_hooks(patcher: object, cond: dict, sigma: torch.Tensor, options: dict) -> None:
+def apply_weight_hooks(patcher: object, cond: dict, sigma: torch.Tensor, options: dict) -> None:
     """Let the host patch the weights for this conditioning now: it writes in place, which needs inference mode."""
     hooks = cond.get("hooks")
     if hooks is None and patcher.current_hooks is None:

@@ -20,7 +20,7 @@ from .architectures import family_of, unet
 from .descent import Descent
 from .limelight import Limelight
 from .method import Method
-from .probe import Probe, differentiable_model
+from .probe import Probe
 from .propagation import REGIONS
 from .samplers import guided_calls, keeps_edits
 from .scenes import scenes
@@ -51,29 +51,59 @@ def attach(
     network = model.model.diffusion_model
     check(network, method)
     method.layout(network, 64, 64)  # at any size: an error now if the model does not have the layers that were named
-    model = model.clone()
-    from comfy.patcher_extension import WrappersMP
-
-    for kind in (WrappersMP.SAMPLER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.PREPARE_SAMPLING):
-        model.remove_wrappers_with_key(kind, WRAPPER)  # a second guidance replaces the first
     if strength == 0:
-        return model
-    runs: list[_Run] = []  # the run in progress; shared by everyone who samples with this model, one after another
+        return without(model, WRAPPER)
 
-    def sampler_sample(executor, guider, sigmas, *args, **kwargs):
+    def begin(guider, noise: torch.Tensor, *_) -> Descent | None:
         network = guider.inner_model.diffusion_model
         family = check(network, method)
-        found = scenes(guider.conds, latent_size(args, kwargs, family), looseness)
+        found = scenes(guider.conds, size_of(noise, family), looseness)
         if not found:
             logging.info("Limelight: the positive conditioning carries no highlights; sampling is not guided.")
-            return executor(guider, sigmas, *args, **kwargs)
+            return None
+        return Descent(Probe(network, found, method, checkpoint), strength)
+
+    def memory(conds: dict) -> int:
+        return MEMORY if any(KEY in cond for cond in conds.get("positive", ())) else 1
+
+    return install(model, WRAPPER, begin, memory, start_percent, end_percent)
+
+
+def without(model, key: str):
+    """MODEL -> a clone without the guidance of this key."""
+    from comfy.patcher_extension import WrappersMP
+
+    model = model.clone()
+    for kind in (WrappersMP.SAMPLER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.PREPARE_SAMPLING):
+        model.remove_wrappers_with_key(kind, key)
+    return model
+
+
+def install(model, key: str, begin: Callable, memory: Callable, start_percent: float, end_percent: float):
+    """MODEL -> a clone whose latent is moved at the beginning of each step in the window.
+
+    key: of the wrappers; a second guidance with it replaces the first. begin(guider, noise, latent, mask) -> the
+    `Descent` of a run, or None if there is nothing to do; latent, mask: of the host's noise mask. memory(conds) -> how
+    many times the memory of a plain pass a run needs; called before the host loads models.
+    """
+    model = without(model, key)
+    from comfy.patcher_extension import WrappersMP
+
+    runs: list[_Run] = []  # the run in progress; shared by everyone who samples with this model, one after another
+
+    def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image=None, mask=None, *rest, **k):
+        def sample():
+            return executor(guider, sigmas, extra_args, callback, noise, latent_image, mask, *rest, **k)
+
+        descent = begin(guider, noise, latent_image, mask)
+        if descent is None:
+            return sample()
         window = [float(guider.inner_model.model_sampling.percent_to_sigma(p)) for p in (start_percent, end_percent)]
-        descent = Descent(Probe(network, found, method, checkpoint), strength)
         run = _Run(guider, executor.class_obj, sigmas, window, descent)
         runs.append(run)
         executor.original = run.sampler().sample
         try:
-            return executor(guider, sigmas, *args, **kwargs)
+            return sample()
         finally:
             runs.remove(run)
             logging.info("Limelight: %s", run.report())
@@ -86,13 +116,11 @@ def attach(
         return run.predict(lambda x: executor(x, timestep, run.with_regions(options), seed), x, timestep, options)
 
     def prepare_sampling(executor, patcher, noise_shape, conds, *args, **kwargs):
-        if any(KEY in cond for cond in conds.get("positive", ())):
-            noise_shape = [MEMORY * noise_shape[0], *noise_shape[1:]]
-        return executor(patcher, noise_shape, conds, *args, **kwargs)
+        return executor(patcher, [memory(conds) * noise_shape[0], *noise_shape[1:]], conds, *args, **kwargs)
 
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, WRAPPER, sampler_sample)
-    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, WRAPPER, predict_noise)
-    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, WRAPPER, prepare_sampling)
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, sampler_sample)
+    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, key, predict_noise)
+    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, key, prepare_sampling)
     return model
 
 
@@ -108,9 +136,12 @@ def check(network: torch.nn.Module, method: Method):
 
 
 def latent_size(args: tuple, kwargs: dict, family: object = unet) -> tuple[int, int]:
-    """(h, w) from the arguments of SAMPLER_SAMPLE: extra_args, callback, noise, ... A transformer's image may come as a
-    film of one frame, (B, C, 1, h, w)."""
-    noise = args[2] if len(args) > 2 else kwargs["noise"]
+    """`size_of` the noise among the arguments of SAMPLER_SAMPLE: extra_args, callback, noise, ..."""
+    return size_of(args[2] if len(args) > 2 else kwargs["noise"], family)
+
+
+def size_of(noise: torch.Tensor, family: object = unet) -> tuple[int, int]:
+    """(h, w) of a run's noise. A transformer's image may come as a film of one frame, (B, C, 1, h, w)."""
     if noise.ndim != 4 and (family is unet or noise.ndim != 5 or noise.shape[2] != 1):
         raise LimelightError(
             f"latent: found {noise.ndim} dimensions, expected 4 (batch, channels, height, width). Highlights work on "
@@ -145,7 +176,7 @@ class _Run:
         sigma = float(timestep[0])
         if not (begins_step and self.low <= sigma <= self.high):
             return denoise(x)
-        with differentiable_model(self.guider, self.descent.probe.scenes):
+        with self.descent.probe.differentiable(self.guider):
             update = self.descent.update(self.guider, x, timestep, options, self.mask)
         if update is None:
             return denoise(x)
