@@ -88,11 +88,11 @@ def pair(client: HostClient, workflow: dict, object_info: dict) -> tuple[Image.I
 
 
 def unlike(one: Image.Image, other: Image.Image) -> bool:
-    """Whether two pictures are to be told apart at a glance: by size, or by the colours of one pixel in a hundred."""
+    """Whether two pictures are to be told apart at a glance: by size, or by the colours of two pixels in a hundred."""
     if one.size != other.size:
         return True
     apart = np.abs(np.asarray(one, int) - np.asarray(other, int)).max(-1) > APART
-    return bool(apart.mean() > 0.01)
+    return bool(apart.mean() > 0.02)
 
 
 def thumbnail(left: Image.Image, right: Image.Image) -> Image.Image:
