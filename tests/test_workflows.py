@@ -13,6 +13,7 @@ from stand_ins import STAND_IN
 
 from limelight.bench.workflow import BYPASSED, load_workflow, of_type, on_shapeworld, source_of, to_prompt
 from limelight.tools.in_process import ROOT
+from limelight.tools.thumbnails import GAP, SIDE
 
 STEPS = 4  # enough for every node to do its work; what it looks like is the benches' business
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -36,6 +37,20 @@ def test_workflow_runs(server, path):
         for key, picture in pictures.items():
             assert np.array_equal(plain[key], picture) is not passes(prompt, steer, key)
     assert server.complaints() == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_thumbnail_shows_two_pictures(path):
+    thumbnail = path.with_suffix(".jpg")
+    assert thumbnail.stat().st_size < 60_000
+    with Image.open(thumbnail) as picture:
+        assert picture.size == (2 * SIDE + GAP, SIDE)
+        left, right = (np.asarray(picture.crop((x, 0, x + SIDE, SIDE)), float) for x in (0, SIDE + GAP))
+    assert left.std() > 1 and right.std() > 1 and np.abs(left - right).max() > 16
+
+
+def test_every_thumbnail_has_its_workflow():
+    assert {path.stem for path in (ROOT / "workflows").glob("*.jpg")} == {path.stem for path in WORKFLOWS}
 
 
 def run(server, prompt: dict) -> dict[str, np.ndarray]:
