@@ -87,11 +87,12 @@ def guided(world: World, predictor: Any, target: np.ndarray) -> Any:
     import torch
 
     from ..guidance.saliency import decoders
-    from ..guidance.saliency.guidance import Steps, Wish, attach
+    from ..guidance.saliency.guidance import Steps, Wish
+    from ..guidance.saliency.through import attach
 
     decoder = decoders.full(world.vae, world.model.model.latent_format)
     wish = Wish(torch.from_numpy(target)[None])
-    return attach(world.model, predictor, decoder, wish, Steps())
+    return attach(world.model, predictor, decoder, wish, Steps(iterations=1))
 
 
 def prompt_scores(

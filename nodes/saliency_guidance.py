@@ -11,14 +11,16 @@ from comfy_api.latest import io
 
 from ..guidance import checks
 from ..guidance.errors import LimelightError
-from ..guidance.saliency import decoders
-from ..guidance.saliency.guidance import Steps, Wish, attach
+from ..guidance.saliency import decoders, guidance, through
+from ..guidance.saliency.guidance import Steps, Wish
 from ..models.saliency import Predictor
 from . import tensors
 from .saliency_maps import CATEGORY
 from .schema import SaliencyPredictor, advanced
 
 AUTO = "automatic"
+THROUGH, PREDICTION = "through the model", "prediction only"
+METHODS = {THROUGH: through.attach, PREDICTION: guidance.attach}
 DECODERS = [AUTO, decoders.VAE, decoders.TINY, decoders.PREVIEW]
 
 
@@ -31,9 +33,9 @@ class LimelightSaliencyGuidance(io.ComfyNode):
             node_id="LimelightSaliencyGuidance",
             display_name="Saliency Guidance",
             category=CATEGORY,
-            description="While sampling, moves what the model predicts so that a saliency predictor would look where "
-            "the map says. Needs no ControlNet and no training; works with any model that the host can preview and "
-            "with any sampler. Check the result with another predictor than the one that guided.",
+            description="While sampling, moves the picture so that a saliency predictor would look where the map says. "
+            "Needs no ControlNet and no training, and works with any sampler. Check the result with another predictor "
+            "than the one that guided.",
             inputs=[
                 io.Model.Input("model", tooltip="Any image model, with LoRAs and patches as you like."),
                 SaliencyPredictor.Input(
@@ -53,7 +55,7 @@ class LimelightSaliencyGuidance(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="How far the prediction is moved. 0 turns guidance off: the result is that without this "
+                    tooltip="How far the picture is moved. 0 turns guidance off: the result is that without this "
                     "node. Too much adds things that nobody asked for.",
                 ),
                 io.Float.Input(
@@ -67,7 +69,7 @@ class LimelightSaliencyGuidance(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "end_percent",
-                    default=0.6,
+                    default=0.5,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -76,11 +78,11 @@ class LimelightSaliencyGuidance(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "iterations",
-                    default=Steps.iterations,
+                    default=1,
                     min=1,
                     max=20,
-                    tooltip="Steps at each call of the model; together they are as long as one would be. Each decodes "
-                    "the prediction and looks at it, forth and back.",
+                    tooltip="Updates at each step of the sampler. Each one looks at the predicted picture, forth and "
+                    "back; through the model it takes as long as about two plain steps.",
                 ),
                 io.Combo.Input(
                     "decoder",
@@ -89,6 +91,15 @@ class LimelightSaliencyGuidance(io.ComfyNode):
                     tooltip="How predictions become pictures to look at. 'VAE': the connected one, the most faithful. "
                     "'TAESD': the small decoder in models/vae_approx. 'preview colours': at once, coarse. 'automatic': "
                     "the first of these that there is.",
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default=THROUGH,
+                    tooltip="'through the model': the gradient passes the model, which moves its own things; for UNets "
+                    "and the diffusion transformers that highlights work on, and it needs memory for a backward pass. "
+                    "'prediction only': changes the prediction itself; weaker, for any model that the host can "
+                    "preview, with little memory. Two or three iterations do it good.",
                 ),
                 io.Mask.Input(
                     "suppress",
@@ -104,8 +115,8 @@ class LimelightSaliencyGuidance(io.ComfyNode):
                         min=0.0,
                         max=20.0,
                         step=0.1,
-                        tooltip="How smooth a change of the prediction is, in cells of the latent. 0 lets in textures "
-                        "that please the predictor and nobody else.",
+                        tooltip="Of the method 'prediction only': how smooth a change is, in cells of the latent. 0 "
+                        "lets in textures that please the predictor and nobody else.",
                     )
                 ),
                 advanced(
@@ -135,6 +146,7 @@ class LimelightSaliencyGuidance(io.ComfyNode):
         end_percent,
         iterations,
         decoder=AUTO,
+        method=THROUGH,
         suppress=None,
         vae=None,
         smoothness=Steps.smoothness,
@@ -163,8 +175,11 @@ class LimelightSaliencyGuidance(io.ComfyNode):
             smoothness=checks.number(smoothness, "smoothness", 0.0, 20.0),
             scale=checks.number(predictor_scale, "predictor_scale", 0.25, 3.0),
         )
+        if method not in METHODS:
+            raise LimelightError(f"method: found {checks.show(method)}; expected one of {', '.join(METHODS)}.")
         chosen = chosen_decoder(decoder, model.model.latent_format, vae)
-        return io.NodeOutput(attach(model, predictor, chosen, Wish(wanted, avoided), steps, start_percent, end_percent))
+        wish, window = Wish(wanted, avoided), (start_percent, end_percent)
+        return io.NodeOutput(METHODS[method](model, predictor, chosen, wish, steps, *window))
 
 
 def chosen_decoder(choice: str, latent_format: Any, vae: Any) -> decoders.Decoder:

@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from guided_runs import conditioning, noise, sample, untouched
+from test_composition import lora_hook
+from test_promises import control_net
 
 from limelight.guidance import nudge
 from limelight.guidance.errors import LimelightError
-from limelight.guidance.saliency import decoders
+from limelight.guidance.saliency import decoders, through
 from limelight.guidance.saliency import guidance as saliency_guidance
 from limelight.guidance.saliency.guidance import Steps, Wish, attach, check_latent, loss, steer
 from limelight.models.classic_saliency import ClassicSaliency
@@ -31,14 +33,14 @@ def predictor(host):
     return Predictor.of(SignatureSaliency())
 
 
-@pytest.fixture
-def guide(tiny_sd15, predictor):
+@pytest.fixture(params=[attach, through.attach], ids=["prediction", "through"])
+def guide(request, tiny_sd15, predictor):
     """-> function (target, ..., changes of `Steps` or of the window) -> the guided tiny model."""
 
     def make(target=LEFT, suppress=None, start_percent=0.0, end_percent=1.0, model=tiny_sd15, **changes):
         steps = Steps(**{"iterations": 2, **changes})
         decoder = decoders.preview(tiny_sd15.model.latent_format)
-        return attach(model, predictor, decoder, Wish(target, suppress), steps, start_percent, end_percent)
+        return request.param(model, predictor, decoder, Wish(target, suppress), steps, start_percent, end_percent)
 
     return make
 
@@ -129,7 +131,8 @@ def world(host):
     return load_world()
 
 
-def test_attention_comes_to_the_spot_on_shapeworld(world, predictor, monkeypatch):
+@pytest.mark.parametrize(("how", "steps"), [(attach, Steps()), (through.attach, Steps(iterations=1))])
+def test_attention_comes_to_the_spot_on_shapeworld(world, predictor, monkeypatch, how, steps):
     """To a corner where nothing is without guidance. Through the VAE with the host's weights; judged by the other
     predictor."""
     from limelight.bench import sampling
@@ -146,7 +149,33 @@ def test_attention_comes_to_the_spot_on_shapeworld(world, predictor, monkeypatch
             density = judge.predict(world.vae.decode(latent), 0.5)
         return float((density * target).sum() / density.sum())
 
-    assert share(attach(world.model, predictor, decoder, Wish(target), Steps())) > 1.5 * share(world.model)
+    assert share(how(world.model, predictor, decoder, Wish(target), steps)) > 1.5 * share(world.model)
+
+
+def test_through_the_model_with_its_own_cfg_controls_and_hooks(tiny_sd15, predictor):
+    """Each changes what is looked at, and so the update; what has other weights than the first is left out."""
+    decoder = decoders.preview(tiny_sd15.model.latent_format)
+    guided = through.attach(tiny_sd15, predictor, decoder, Wish(LEFT), Steps(iterations=1), 0.0, 1.0)
+    hint = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(2))
+    controlled = conditioning(control=control_net(tiny_sd15, hint), control_apply_to_uncond=False)
+    hooked = conditioning(hooks=lora_hook(tiny_sd15))
+    found = [
+        sample(guided, positive, cfg=cfg) for positive in (conditioning(), controlled, hooked) for cfg in (1.0, 3.0)
+    ]
+    assert all(moved(a, b) for i, a in enumerate(found) for b in found[i + 1 :])
+    assert moved(found[-1], sample(guided, hooked + conditioning(seed=3), cfg=3.0))
+
+
+def test_a_model_without_gradients_is_named(tiny_sd15, predictor):
+    model = tiny_sd15.clone()
+    model.add_object_patch("diffusion_model", torch.nn.Linear(2, 2))
+    decoder = decoders.preview(tiny_sd15.model.latent_format)
+    model.patch_model()
+    try:
+        with pytest.raises(LimelightError, match="found a Linear.*method 'prediction only'"):
+            through.attach(model, predictor, decoder, Wish(LEFT), Steps())
+    finally:
+        model.unpatch_model()
 
 
 # Off is off, and nothing stays ----------------------------------------------------------------------------------------

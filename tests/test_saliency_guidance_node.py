@@ -10,7 +10,7 @@ from conftest import random_weights
 from guided_runs import conditioning, noise, sample
 
 from limelight.guidance.errors import LimelightError
-from limelight.guidance.saliency import decoders
+from limelight.guidance.saliency import decoders, through
 from limelight.guidance.saliency.guidance import Steps, Wish, attach, steer
 from limelight.models.saliency import Predictor
 from limelight.models.signature_saliency import SignatureSaliency
@@ -37,18 +37,23 @@ def node(host):
 
 def test_the_node(node, tiny_sd15, predictor):
     positive = conditioning()
-    made = node.run(tiny_sd15, predictor, LEFT, 1.0, 0.0, 1.0, 2, decoder="preview colours")
+    made = node.run(tiny_sd15, predictor, LEFT, 1.0, 0.0, 1.0, 2, "preview colours", "prediction only")
     decoder = decoders.preview(tiny_sd15.model.latent_format)
     same = attach(tiny_sd15, predictor, decoder, Wish(LEFT), Steps(iterations=2), 0.0, 1.0)
     assert torch.equal(sample(made, positive), sample(same, positive))
-    alone = node.run(tiny_sd15, predictor, LEFT * 0, 1.0, 0.0, 1.0, 2, decoder="preview colours", suppress=LEFT)
-    assert not torch.equal(sample(alone, positive), sample(same, positive))
+    for way in ("through the model", "prediction only"):
+        alone = node.run(tiny_sd15, predictor, LEFT * 0, 1.0, 0.0, 1.0, 2, "preview colours", way, suppress=LEFT)
+        assert not torch.equal(sample(alone, positive), sample(same, positive))
+    default = node.run(tiny_sd15, predictor, LEFT, 1.0, 0.0, 1.0, 2, "preview colours")
+    same = through.attach(tiny_sd15, predictor, decoder, Wish(LEFT), Steps(iterations=2), 0.0, 1.0)
+    assert torch.equal(sample(default, positive), sample(same, positive))
     for wrong, match in (
         ({"predictor": "x"}, "predictor: found 'x'; expected one from Load"),
         ({"target": torch.ones(1, 8, 8)}, "target: found a flat map"),
         ({"start_percent": 0.7, "end_percent": 0.3}, "start_percent: found 0.7, which is after end_percent 0.3"),
         ({"decoder": "VAE"}, "vae: found nothing"),
         ({"decoder": "TAESD"}, "whose name begins with 'taesd_decoder' in models/vae_approx, and none is there"),
+        ({"method": "other"}, "method: found 'other'; expected one of through the model"),
         ({"decoder": "other"}, "decoder: found 'other'"),
     ):
         given = {"predictor": predictor, "target": LEFT, "start_percent": 0.0, "end_percent": 1.0} | wrong

@@ -1,4 +1,5 @@
-"""Saliency guidance: while sampling, move what the model predicts so that viewers would look where the map says.
+"""Saliency guidance of predictions: while sampling, move what the model predicts so that viewers would look where the
+map says. `through` does it through the model, better where a gradient of the model can be had.
 
 At each call of the model in a window of the schedule its prediction D is decoded, a predictor P of where people look
 sees the picture, and D goes a few steps along the gradient of
@@ -55,9 +56,9 @@ class Wish:
 
 @dataclass(frozen=True)
 class Steps:
-    """How a prediction is moved. iterations: steps for each call of the model. smoothness: of the gradient, standard
-    deviation in cells of the latent. scale: how large the picture appears to the viewer (see `SaliencyNetwork`); seen
-    coarsely, whole things count and not their outlines, and it is faster."""
+    """How far and how something is moved. iterations: steps for each call of the model. smoothness: of the gradient,
+    standard deviation in cells of the latent; through the model it has no use. scale: how large the picture appears to
+    the viewer (see `SaliencyNetwork`); seen coarsely, whole things count and not their outlines, and it is faster."""
 
     iterations: int = 2
     strength: float = 1.0
