@@ -34,7 +34,7 @@ from .decoders import Decoder
 from .guidance import Steps, Wish, augmented, check_latent, loss
 
 KEY = "limelight_saliency_through"
-SIZE = 0.08  # root mean square of an update, in units of a latent of variance 1
+SIZE = 0.06  # root mean square of an update, in units of a latent of variance 1
 MEMORY = 4  # a graph of a whole pass holds several times what the pass needs
 
 
