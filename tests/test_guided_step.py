@@ -21,7 +21,7 @@ from guided_runs import (
     sample,
 )
 
-STRIPES = torch.tensor([1.0, -1.0]).repeat(8)  # a gradient without a mean
+STRIPES = torch.tensor([1.0, 0.0, -1.0, 0.0]).repeat(4)  # a gradient whose median is 0
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 23)])
@@ -121,17 +121,20 @@ def test_updates_have_the_size_that_was_asked_for(tiny_sd15):
 
 
 def test_updates_do_not_tint(tiny_sd15):
+    """As many cells get more of a channel as get less: the background, which is most of an image, stays as it is."""
     x = noise(2, 4, 16, 16) * 5
     run = prepared(tiny_sd15, conditioning(CIRCLE), x)
     update = descend(run, x, updates=1)
     assert update.abs().mean() > 0.1
-    assert update.mean((2, 3)).abs().max() < 1e-6
+    assert ((update > 0).sum((2, 3)) - (update < 0).sum((2, 3))).abs().max() <= 1
     mask = torch.zeros(2, 1, 16, 16)
     mask[..., 4:12] = 1
     mask[..., 6:8] = 0.5
     masked = descend(run, x, updates=1, mask=mask)
-    assert masked.mean((2, 3)).abs().max() < 1e-6
     assert masked[..., :4].abs().max() == masked[..., 12:].abs().max() == 0
+    full = masked[..., [4, 5, 8, 9, 10, 11]]
+    assert (full > 0).any() and (full < 0).any()
+    assert torch.equal(masked, descend(run, x, updates=1, mask=mask.expand(2, 4, 16, 16)))
 
 
 def test_separation_that_cannot_be_had_is_told_once(tiny_sd15, caplog):
@@ -169,7 +172,7 @@ def test_a_step_that_makes_the_loss_worse_is_taken_back(tiny_sd15):
     update = descend(run, x, look=narrow_valley, updates=8, size=0.1)
     distances = [(at - floor).square().mean().item() for at in [*visited, update]]
     assert distances[1] > distances[0]  # the first step of 0.1 * sqrt(26) jumps across the valley
-    assert distances[-1] < 0.1 * distances[0]
+    assert distances[-1] < 0.2 * distances[0]
 
 
 def test_samples_of_a_batch_stop_one_by_one(tiny_sd15):
@@ -183,7 +186,7 @@ def test_samples_of_a_batch_stop_one_by_one(tiny_sd15):
         return Look(torch.tensor([[0.8], [0.0]]), torch.tensor([[True], [False]]), gradient)
 
     update = descend(run, x, look=second_is_satisfied)
-    assert (update[0] != 0).all()
+    assert ((update[0] != 0) == (STRIPES != 0)).all()
     assert (update[1] == 0).all()
 
 

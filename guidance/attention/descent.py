@@ -14,9 +14,10 @@ class Descent:
 
     An update is -length * g / rms(g) in units of a latent of variance 1, with
     length = min(step_size * strength * radius, loss / (n rms(g))): the second is the step that would bring a linear
-    loss to zero (Polyak), so that updates fade as the maps become right. g has mean 0 in every channel: a mean moves
-    nothing anywhere, it tints the image. The radius of each sample falls when a step made its loss worse, and that
-    step is taken back. Of a method that does not normalise, an update is -step_size * strength * g.
+    loss to zero (Polyak), so that updates fade as the maps become right. g has the median 0 in every channel: what
+    most cells have in common moves nothing, it tints the background. The radius of each sample falls when a step made
+    its loss worse, and that step is taken back. Of a method that does not normalise, an update is
+    -step_size * strength * g.
     """
 
     def __init__(self, probe: Probe, strength: float) -> None:
@@ -68,7 +69,7 @@ class Descent:
             gradient = gradient * mask
         axes, one = tuple(range(1, gradient.ndim)), (-1, *(1,) * (gradient.ndim - 1))
         if self.method.normalise:
-            gradient = gradient - _mean(gradient, mask)
+            gradient = gradient - _background(gradient, mask)
         sound = gradient.isfinite().flatten(1).all(1).view(one)
         if not sound.all():
             self.broken += 1
@@ -141,13 +142,17 @@ def _percent_at(model_sampling: object, sigma: float) -> float:
     return high
 
 
-def _mean(gradient: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """(B, C, ..., H, W) -> the mean of each channel, to be taken away, (B, C, ..., 1, 1) or the whole shape; gradient
-    is already 0 where the mask is, and stays so."""
-    if mask is None:
-        return gradient.mean((-2, -1), keepdim=True)
-    weight = mask.expand_as(gradient)
-    return weight * gradient.sum((-2, -1), keepdim=True) / weight.sum((-2, -1), keepdim=True).clamp_min(1e-6)
+def _background(gradient: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """(B, C, ..., H, W) -> the median of each channel, within the mask, to be taken away: of the whole shape, or
+    (B, C, ..., 1, 1) without a mask. gradient is already 0 where the mask is, and stays so."""
+    values = gradient.flatten(-2)
+    count = torch.full_like(values[..., :1], values.shape[-1], dtype=torch.long)
+    if mask is not None:
+        inside = mask.expand_as(gradient).flatten(-2) > 0
+        values, count = values.masked_fill(~inside, torch.inf), inside.sum(-1, keepdim=True)
+    # sorted: the host's deterministic mode has no median
+    middle = values.sort(-1).values.gather(-1, (count // 2).clamp(max=values.shape[-1] - 1)).unsqueeze(-1)
+    return middle if mask is None else torch.where(mask.expand_as(gradient) > 0, middle, 0) * mask
 
 
 def _choose(worse: torch.Tensor, kept: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
