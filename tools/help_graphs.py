@@ -79,9 +79,9 @@ def steered(kind: str, **inputs: Any) -> Graph:
         **scene((0, 0), text=(0, 45)),
         "here": node(kind, (175, 0), (280, 0), model=("load", 0), **inputs),
         **sampled(("here", 0), (480, 0), (590, 0)),
-        **sampled(("load", 0), (480, 345), (590, 345), "0"),
+        **sampled(("load", 0), (480, 45), (590, 45), "0"),
         "with": drawn((715, 0), ("doc", 0), ("image", 0), "with", 290),
-        "without": drawn((715, 345), ("doc", 0), ("image0", 0), "without", 290),
+        "without": drawn((935, 0), ("doc", 0), ("image0", 0), "without", 290),
     }
 
 

@@ -18,9 +18,24 @@ GRAPHS: dict[str, Graph] = {
         ),
     },
     "LimelightLayerReport": {
-        **scene(),
+        **scene(load=(0, 0), text=(0, 60)),
+        "seen": node(
+            "KSampler",
+            (0, 120),
+            model=("load", 0),
+            latent_image=("size", 0),
+            positive=("prompt", 0),
+            negative=("none", 0),
+        ),
         "here": node(
-            "LimelightLayerReport", (0, 0), (460, 420), model=("load", 0), positive=("prompt", 0), latent=("size", 0)
+            "LimelightLayerReport",
+            (230, 0),
+            (320, 0),
+            model=("load", 0),
+            positive=("prompt", 0),
+            latent=("seen", 0),
+            seed=0,
+            control_after_generate="fixed",
         ),
     },
 }

@@ -58,7 +58,7 @@ LAY_OUT = """([graph, place, margin]) => {
   app.canvas.setDirty(true, true)
   return [right - left + 2 * margin, bottom - top + 2 * margin]
 }"""
-# Whether the nodes `shown` (ids) have got their pictures, and all pictures are loaded.
+# Whether the nodes `shown` (ids; none that is folded) have got their pictures, and all pictures are loaded.
 SETTLED = """shown => shown.every(id => app.graph.getNodeById(id).imgs?.length) &&
   app.graph.nodes.every(node => (node.imgs ?? []).every(image => image.complete))"""
 
@@ -97,7 +97,7 @@ def _photograph(page, server, graph: Graph, first_id: int) -> Image.Image:
         last = list(server.client.json("/history").values())[-1]
         if last["status"]["status_str"] != "success":
             raise SystemExit(f"the graph did not run: {last['status']['messages']}")
-        shown = [key for key, output in last["outputs"].items() if output.get("images")]
+        shown = [key for key, out in last["outputs"].items() if out.get("images") and numbered[key]["size"]]
         page.wait_for_timeout(1000)
     page.evaluate(LAY_OUT, [numbered, PLACE, MARGIN])
     page.wait_for_timeout(1000)
