@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ _CHAIN = (
 
 def merge(conditionings: list[list], policy: str, fusing: Fusing | None = None) -> tuple[list[list], list]:
     """CONDITIONINGs whose local controls are one each, and the parts of the first. The same chain gives the same
-    object, so that the host joins the calls of positive and negative."""
+    object, so that the host joins the calls of positive and negative. Without any control, as after Apply nodes of
+    strength 0, everything stays as it is, and there are no parts."""
     made: dict[Any, Any] = {}
     out, first = [], []
     for conditioning in conditionings:
@@ -40,8 +42,10 @@ def merge(conditionings: list[list], policy: str, fusing: Fusing | None = None) 
                 )
             entries.append([tensor, {**options, "control": made[control]} if control is not None else options])
         out.append(entries)
-    if not first:
+    if made and not first:
         raise LimelightError(f"positive: found no control of this pack on it. {_CHAIN}")
+    if not made:
+        logging.warning("Limelight: no control is in force; there is nothing to merge. %s", _CHAIN)
     return out, first
 
 
@@ -85,6 +89,8 @@ class LimelightRegions(io.ComfyNode):
                 f"overlap: found {checks.show(overlap)}; expected one of {', '.join(merged.POLICIES)}."
             )
         (positive, negative), parts = merge([positive, negative], overlap)
+        if not parts:
+            return io.NodeOutput(positive, negative, torch.zeros(1, 64, 64), torch.ones(1, 64, 64))
         masks = merged.settle([merged.mask_of(part) for part in parts], overlap)
         rest = (1 - torch.stack(masks).sum(0)).clamp(0, 1)
         return io.NodeOutput(positive, negative, torch.cat(masks), rest)

@@ -142,8 +142,19 @@ def test_refused(nodes, load, texts, mask, settings, reason):
 def test_no_control(nodes, texts):
     with pytest.raises(LimelightError, match="control_net"):
         do(nodes["LimelightControlRegion"], torch.nn.Linear(1, 1), HALF)
+    import comfy.controlnet
+
+    stock = comfy.controlnet.ControlBase()
+    foreign = [[[tensor, {**options, "control": stock}] for tensor, options in text] for text in texts]
     with pytest.raises(LimelightError, match="no control of this pack"):
-        do(nodes["LimelightRegions"], *texts)
+        do(nodes["LimelightRegions"], *foreign)
+
+
+def test_controls_of_strength_0_leave_nothing_to_merge(nodes, texts, caplog):
+    positive, negative, masks, rest = do(nodes["LimelightRegions"], *texts)
+    assert all(a[0] is b[0] and a[1] == b[1] for a, b in zip(positive + negative, [*texts[0], *texts[1]], strict=True))
+    assert not masks.any() and rest.all()
+    assert "nothing to merge" in caplog.text
 
 
 @pytest.fixture
