@@ -80,10 +80,22 @@ class Hand:
         self.page = page
         if node is not None:
             page.evaluate(SHOW_NODE, int(node))
-            page.wait_for_timeout(500)
         mark = "" if node is None else f'[data-node="{node}"]'
         self.root = page.locator(f".limelight-canvas{mark}").first
+        if node is not None:
+            self.settle()
         self.paper = self.root.locator(".ll-live")
+
+    def settle(self, rest: int = 5) -> None:
+        """Until the canvas has stayed where it is for a while: a busy machine moves Nodes 2.0 late."""
+        last, still = None, 0
+        for _ in range(200):
+            self.page.wait_for_timeout(100)
+            box = self.root.bounding_box()
+            still = still + 1 if box == last else 0
+            if still == rest:
+                return
+            last = box
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """-> where on the page the point lies."""
