@@ -27,6 +27,8 @@ def blobs(prompt: dict, node: str) -> list[dict]:
     return json.loads(prompt[node]["inputs"]["blobs"])["blobs"]
 
 
+# Not in Nodes 2.0 of the older front end: it at times draws a new node larger than it is, beyond the page.
+@pytest.mark.parametrize("front_end_page", ["classic-1.32", "classic-1.58", "vue-1.58"], indirect=True)
 def test_a_new_node_is_drawn_in_and_run(front_end_page):
     page = front_end_page
     node = page.evaluate(ADD)
