@@ -14,7 +14,6 @@ best-of-8 takes the picture that expands least.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +25,8 @@ from ..guidance.expansion.measure import expansion
 from ..shapeworld.reader import object_of, read
 from ..shapeworld.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, caption, random_thing, render
 from . import table
-from .placement import resumed
 from .sampling import INPAINT, SCALE, STEPS, World, decode_all, encode, load_world, sample
+from .scores import add_scores_option, keep, resumed
 from .shapeworld import image_seed
 from .sheets import add_images_option, save_sheet
 
@@ -151,7 +150,7 @@ def _chosen(pictures: list[dict], best: bool) -> list[dict]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_images_option(parser)
-    parser.add_argument("--scores", type=Path, help="JSON lines: what is there is not run again, what is run is added")
+    add_scores_option(parser)
 
 
 def main() -> None:
@@ -163,11 +162,8 @@ def main() -> None:
         if not missing:
             continue
         painter = painter or Painter(load_world(inpaint=INPAINT))
-        scores = subject_scores(painter, index, case, options.seed, missing, options.images)
-        done[index] = done.get(index, {}) | scores
-        if options.scores is not None:
-            with options.scores.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"index": index, "scores": scores}) + "\n")
+        found = subject_scores(painter, index, case, options.seed, missing, options.images)
+        keep(done, index, found, options.scores)
     rows = [summary(row, [done[index] for index in range(options.count)]) for row in ROWS]
     command = table.command(NAME, options.count, options.seed)
     table.write(NAME, rows, command, options.out, sampler="euler", steps=STEPS, scale=SCALE, seeds=SEEDS, band=BAND)

@@ -14,7 +14,6 @@ structure-unmasked. overhead: processor time of sampling over that of the unguid
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,8 +25,8 @@ from ..guidance.local import edges, score
 from ..guidance.regions import raster
 from ..shapeworld.scenes import Scene, random_scene, render
 from . import table
-from .placement import resumed
 from .sampling import SCALE, SIDE, STEPS, World, decode, encode, load_world, sample
+from .scores import add_scores_option, keep, resumed
 from .shapeworld import image_seed
 from .sheets import add_images_option, save_sheet
 
@@ -134,7 +133,7 @@ def summaries(found: list[dict]) -> list[dict]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_images_option(parser)
-    parser.add_argument("--scores", type=Path, help="JSON lines: what is there is not run again, what is run is added")
+    add_scores_option(parser)
 
 
 def main() -> None:
@@ -143,10 +142,7 @@ def main() -> None:
     missing = [index for index in range(options.count) if index not in done]
     world = load_world() if missing else None
     for index in tqdm(missing, desc=NAME, unit="scene"):
-        done[index] = scene_scores(world, options.seed, index, options.images)
-        if options.scores is not None:
-            with options.scores.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"index": index, "scores": done[index]}) + "\n")
+        keep(done, index, scene_scores(world, options.seed, index, options.images), options.scores)
     command = table.command(NAME, options.count, options.seed)
     rows = summaries([done[index] for index in range(options.count)])
     table.write(NAME, rows, command, options.out, sampler="euler", steps=STEPS, scale=SCALE)

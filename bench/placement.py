@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -35,6 +34,7 @@ from ..shapeworld.reader import Found, object_of, presence, read
 from . import table
 from .prompts import STROKE_WIDTH, Prompt, Stroke, document, hit, orientation_error, strokes_for, two_object_prompts
 from .sampling import SCALE, SIDE, STEPS, World, decode, encode, load_world, sample
+from .scores import add_scores_option, keep, resumed
 from .shapeworld import image_seed
 from .sheets import add_images_option, save_sheet
 
@@ -121,16 +121,6 @@ def run(
             yield work[job], job.result()
 
 
-def resumed(path: Path | None) -> dict[int, dict]:
-    """What earlier runs have written to --scores: {index: scores}."""
-    done: dict[int, dict] = {}
-    if path is not None and path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            done[entry["index"]] = done.get(entry["index"], {}) | entry["scores"]
-    return done
-
-
 def summaries(rows: list[str], found: list[dict]) -> list[dict]:
     """The rows of the table: all samplers together, then each by itself."""
     named = [UNGUIDED, *(row for row in rows if row != UNGUIDED)]
@@ -164,18 +154,15 @@ def _mean(values: list[float]) -> float:
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_images_option(parser)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="only these, beside unguided")
-    parser.add_argument("--scores", type=Path, help="JSON lines: what is there is not run again, what is run is added")
+    add_scores_option(parser)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)")
 
 
 def main() -> None:
     options = table.arguments(NAME, __doc__.splitlines()[0], count=100, add=add_options)
     done = resumed(options.scores)
-    for index, scores in run(options.count, options.seed, options.rows, options.images, options.jobs, done):
-        done[index] = done.get(index, {}) | scores
-        if options.scores is not None:
-            with options.scores.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"index": index, "scores": scores}) + "\n")
+    for index, found in run(options.count, options.seed, options.rows, options.images, options.jobs, done):
+        keep(done, index, found, options.scores)
     rows = summaries(options.rows, [done[index] for index in range(options.count)])
     command = table.command(NAME, options.count, options.seed)
     if options.rows != list(ROWS):

@@ -15,7 +15,6 @@ overhead: processor time over that without guidance.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ from ..guidance.saliency import metrics
 from ..guidance.saliency.maps import centre_bias, gaussians, parse_blobs
 from ..shapeworld.reader import presence, read
 from . import table
-from .placement import resumed
 from .prompts import Prompt, two_object_prompts
 from .sampling import SCALE, SIDE, STEPS, World, decode_all, encode, load_world, sample
+from .scores import add_scores_option, keep, resumed
 from .shapeworld import image_seed
 from .sheets import add_images_option, save_sheet
 
@@ -160,7 +159,7 @@ def _mean(found: list[dict], row: str, metric: str) -> float:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_images_option(parser)
-    parser.add_argument("--scores", type=Path, help="JSON lines: what is there is not run again, what is run is added")
+    add_scores_option(parser)
 
 
 def main() -> None:
@@ -172,10 +171,8 @@ def main() -> None:
         world = load_world()
         eyes = predictors()
         for index, prompt in tqdm(missing, desc=NAME, unit="prompt"):
-            done[index] = prompt_scores(world, eyes, index, prompt, options.seed, options.images)
-            if options.scores is not None:
-                with options.scores.open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps({"index": index, "scores": done[index]}) + "\n")
+            found = prompt_scores(world, eyes, index, prompt, options.seed, options.images)
+            keep(done, index, found, options.scores)
     rows = summaries([done[index] for index, _ in prompts], options.seed)
     area = float(np.mean([(spot(options.seed, index) >= 0.5).mean() for index, _ in prompts]))
     command = table.command(NAME, options.count, options.seed)
