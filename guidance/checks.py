@@ -19,6 +19,18 @@ def number(value: Any, path: str, low: float, high: float, remedy: str = "") -> 
     return float(value)
 
 
+def window(start: Any, end: Any, outcome: str, off: str) -> tuple[float, float]:
+    """The part of the noise schedule from the input start_percent to end_percent. outcome: what an empty one would
+    mean ("nothing would be guided"); off: what strength 0 does ("turn guidance off")."""
+    start, end = number(start, "start_percent", 0, 1), number(end, "end_percent", 0, 1)
+    if start > end:
+        raise LimelightError(
+            f"start_percent: found {start:g}, which is after end_percent {end:g}, so that {outcome}. Set it to less "
+            f"than end_percent; to {off}, set strength to 0."
+        )
+    return start, end
+
+
 def whole(value: Any, path: str, low: int, high: int, remedy: str = "") -> int:
     """A whole number from ``low`` to ``high``."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:

@@ -6,9 +6,9 @@ from comfy_api.latest import io
 
 from ..guidance.attention.bias import LOOSENESS, attach
 from ..guidance.attention.bias_methods import METHODS
-from ..guidance.checks import number
+from ..guidance.checks import number, window
 from ..guidance.errors import LimelightError
-from .schema import advanced
+from .schema import advanced, percent
 
 DEFAULT = "limelight"
 
@@ -38,22 +38,16 @@ class LimelightHighlightBias(io.ComfyNode):
                     tooltip="How far attention is moved. 0 turns the bias off: the result is that without this node. "
                     "Lower it if objects look pasted in or too plain.",
                 ),
-                io.Float.Input(
+                percent(
                     "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where on the noise schedule the bias begins. 0 is pure noise: places are decided early, "
+                    0.0,
+                    "Where on the noise schedule the bias begins. 0 is pure noise: places are decided early, "
                     "so leave it at 0 as a rule.",
                 ),
-                io.Float.Input(
+                percent(
                     "end_percent",
-                    default=METHODS[DEFAULT].end_percent,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where on the noise schedule the bias ends, and the model is left to itself. The published "
+                    METHODS[DEFAULT].end_percent,
+                    "Where on the noise schedule the bias ends, and the model is left to itself. The published "
                     "methods end at 0.3.",
                 ),
                 io.Combo.Input(
@@ -116,13 +110,7 @@ class LimelightHighlightBias(io.ComfyNode):
         self_strength=1.0,
         looseness=LOOSENESS,
     ) -> io.NodeOutput:
-        start_percent = number(start_percent, "start_percent", 0.0, 1.0)
-        end_percent = number(end_percent, "end_percent", 0.0, 1.0)
-        if start_percent > end_percent:
-            raise LimelightError(
-                f"start_percent: found {start_percent:g}, which is after end_percent {end_percent:g}, so that nothing "
-                "would be biased. Set it to less than end_percent; to turn the bias off, set strength to 0."
-            )
+        start_percent, end_percent = window(start_percent, end_percent, "nothing would be biased", "turn the bias off")
         if method not in METHODS:
             raise LimelightError(f"method: found {method!r}; expected one of {', '.join(METHODS)}.")
         biased = attach(

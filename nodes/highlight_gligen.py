@@ -9,15 +9,15 @@ import folder_paths
 from comfy_api.latest import io
 from node_helpers import conditioning_set_values
 
+from ..guidance import checks
 from ..guidance.attention.grounding import MARGIN, Grounded, Grounding
 from ..guidance.attention.grounding_run import with_hook
-from ..guidance.checks import number
 from ..guidance.errors import LimelightError
 from ..guidance.prompts.binding import KEY
 from ..guidance.regions.document import Instance, parse, parse_instances
 from ..models import files, gligen, gligen_files, gligen_keys
 from ..models.gligen_phrases import check_width, phrase_feature
-from .schema import Highlights, advanced
+from .schema import Highlights, advanced, percent
 
 CATEGORY = "limelight/highlight"
 
@@ -88,21 +88,11 @@ class LimelightHighlightGLIGEN(io.ComfyNode):
                     step=0.05,
                     tooltip="How much the boxes count. 1 is as GLIGEN was trained; 0 is exactly without it.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where on the noise schedule grounding begins. 0 is pure noise.",
-                ),
-                io.Float.Input(
+                percent("start_percent", 0.0, "Where on the noise schedule grounding begins. 0 is pure noise."),
+                percent(
                     "end_percent",
-                    default=0.3,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where on the noise schedule grounding ends. The first 30 % decide where things are; later "
+                    0.3,
+                    "Where on the noise schedule grounding ends. The first 30 % decide where things are; later "
                     "grounding costs quality and time.",
                 ),
                 advanced(
@@ -144,14 +134,9 @@ class LimelightHighlightGLIGEN(io.ComfyNode):
         parallel: bool = False,
         highlights: dict | None = None,
     ) -> io.NodeOutput:
-        window = number(start_percent, "start_percent", 0, 1), number(end_percent, "end_percent", 0, 1)
-        if window[0] > window[1]:
-            raise LimelightError(
-                f"start_percent: found {window[0]:g}, which is after end_percent {window[1]:g}, so that nothing would "
-                "be grounded. Set it to less than end_percent; to turn grounding off, set strength to 0."
-            )
-        settings = {"strength": number(strength, "strength", 0, 2), "window": window, "parallel": bool(parallel)}
-        settings["margin"] = number(margin, "margin", 0, 0.5)
+        window = checks.window(start_percent, end_percent, "nothing would be grounded", "turn grounding off")
+        settings = {"strength": checks.number(strength, "strength", 0, 2), "window": window, "parallel": bool(parallel)}
+        settings["margin"] = checks.number(margin, "margin", 0, 0.5)
         model = gligen_textbox_model
         if not isinstance(getattr(model, "model", None), gligen.TextBoxGligen):
             raise LimelightError(

@@ -7,9 +7,8 @@ from comfy_api.latest import io
 from ..guidance.attention.architectures.names import AUTO
 from ..guidance.attention.limelight import Limelight
 from ..guidance.attention.step import attach
-from ..guidance.checks import number, whole
-from ..guidance.errors import LimelightError
-from .schema import advanced
+from ..guidance.checks import number, whole, window
+from .schema import advanced, percent
 
 
 class LimelightHighlightGuidance(io.ComfyNode):
@@ -36,22 +35,16 @@ class LimelightHighlightGuidance(io.ComfyNode):
                     tooltip="How far each update moves the latent. 0 turns guidance off: the result is that without "
                     "this node. Above 2 the image may suffer.",
                 ),
-                io.Float.Input(
+                percent(
                     "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where on the noise schedule guidance begins. 0 is pure noise: places are decided early, "
+                    0.0,
+                    "Where on the noise schedule guidance begins. 0 is pure noise: places are decided early, "
                     "so leave it at 0 as a rule.",
                 ),
-                io.Float.Input(
+                percent(
                     "end_percent",
-                    default=Limelight.end_percent,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where on the noise schedule guidance ends. Later is slower and may cost fine detail.",
+                    Limelight.end_percent,
+                    "Where on the noise schedule guidance ends. Later is slower and may cost fine detail.",
                 ),
                 io.Int.Input(
                     "iterations",
@@ -164,13 +157,7 @@ class LimelightHighlightGuidance(io.ComfyNode):
         shape=Limelight.shape,
         propagate=Limelight.propagate,
     ) -> io.NodeOutput:
-        start_percent = number(start_percent, "start_percent", 0.0, 1.0)
-        end_percent = number(end_percent, "end_percent", 0.0, 1.0)
-        if start_percent > end_percent:
-            raise LimelightError(
-                f"start_percent: found {start_percent:g}, which is after end_percent {end_percent:g}, so that nothing "
-                "would be guided. Set it to less than end_percent; to turn guidance off, set strength to 0."
-            )
+        start_percent, end_percent = window(start_percent, end_percent, "nothing would be guided", "turn guidance off")
         method = Limelight(
             updates=whole(iterations, "iterations", 1, 20),
             size=number(step_size, "step_size", 0.001, 1.0),

@@ -17,7 +17,7 @@ from ..guidance.local.region import FILLS, WHERE, Region, parse_curve, parse_lev
 from ..guidance.local.wrapped import WrappedControl
 from . import tensors
 from .local_control_load import CATEGORY
-from .schema import advanced
+from .schema import advanced, percent
 
 AUTO = -1.0  # of the halo
 
@@ -221,21 +221,14 @@ class LimelightMaskedAdapterApply(io.ComfyNode):
                     step=0.01,
                     tooltip="Of the control. 0 is exactly no control.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where on the noise schedule the control begins. 0 is pure noise.",
+                percent(
+                    "start_percent", 0.0, "Where on the noise schedule the control begins. 0 is pure noise.", step=0.001
                 ),
-                io.Float.Input(
+                percent(
                     "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
+                    1.0,
+                    "Where on the noise schedule the control ends. Adapters do most of their work early.",
                     step=0.001,
-                    tooltip="Where on the noise schedule the control ends. Adapters do most of their work early.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -267,15 +260,8 @@ class LimelightMaskedAdapterApply(io.ComfyNode):
     ) -> io.NodeOutput:
         import nodes
 
-        start, end = (
-            checks.number(start_percent, "start_percent", 0, 1),
-            checks.number(end_percent, "end_percent", 0, 1),
-        )
-        if start > end:
-            raise LimelightError(
-                f"start_percent: found {start:g}, which is after end_percent {end:g}, so that the control would never "
-                "act. Set it to less than end_percent; to turn the control off, set strength to 0."
-            )
+        never = "the control would never act", "turn the control off"
+        start, end = checks.window(start_percent, end_percent, *never)
         control = local(control_net).with_region(region_of(mask, **settings))
         strength = checks.number(strength, "strength", 0, 10)
         apply = nodes.ControlNetApplyAdvanced().apply_controlnet

@@ -12,7 +12,7 @@ from ..guidance.errors import LimelightError
 from ..guidance.local.structure import END, FEATHER, MAGNITUDE, SIGNED, START, Steps, attach
 from . import tensors
 from .local_control_load import CATEGORY
-from .schema import advanced
+from .schema import advanced, percent
 
 
 class LimelightLocalStructure(io.ComfyNode):
@@ -47,23 +47,17 @@ class LimelightLocalStructure(io.ComfyNode):
                     tooltip="How far the prediction is moved. 0 turns it off: the result is that without this node. 1 "
                     "follows the reference closely.",
                 ),
-                io.Float.Input(
+                percent(
                     "start_percent",
-                    default=START,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where on the noise schedule it begins. Late, everything outside the region stays as it "
+                    START,
+                    "Where on the noise schedule it begins. Late, everything outside the region stays as it "
                     "would be. Earlier, down to 0, the model makes something coherent of the structure, and the rest "
                     "of the picture changes with it.",
                 ),
-                io.Float.Input(
+                percent(
                     "end_percent",
-                    default=END,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where it ends. 1 is the finished image. Sooner, the model adds details of its own.",
+                    END,
+                    "Where it ends. 1 is the finished image. Sooner, the model adds details of its own.",
                 ),
                 io.Combo.Input(
                     "gradients",
@@ -121,7 +115,9 @@ class LimelightLocalStructure(io.ComfyNode):
         scales=Steps.scales,
         iterations=Steps.iterations,
     ) -> io.NodeOutput:
-        start_percent, end_percent = window(start_percent, end_percent)
+        start_percent, end_percent = checks.window(
+            start_percent, end_percent, "nothing would be guided", "turn guidance off"
+        )
         if gradients not in (SIGNED, MAGNITUDE):
             raise LimelightError(f"gradients: found {checks.show(gradients)}; expected {SIGNED} or {MAGNITUDE}.")
         steps = Steps(
@@ -137,18 +133,6 @@ class LimelightLocalStructure(io.ComfyNode):
 
 
 NODES = [LimelightLocalStructure]
-
-
-def window(start: Any, end: Any) -> tuple[float, float]:
-    """The guided part of the noise schedule, checked."""
-    start = checks.number(start, "start_percent", 0.0, 1.0)
-    end = checks.number(end, "end_percent", 0.0, 1.0)
-    if start > end:
-        raise LimelightError(
-            f"start_percent: found {start:g}, which is after end_percent {end:g}, so that nothing would be guided. "
-            "Set it to less than end_percent; to turn guidance off, set strength to 0."
-        )
-    return start, end
 
 
 def samples(latent: Any, name: str) -> torch.Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..guidance import checks
-from ..guidance.errors import LimelightError
 from ..guidance.saliency import control
 from . import tensors
 from .saliency_maps import CATEGORY, warn
+from .schema import percent
 
 
 class LimelightSaliencyApply(io.ComfyNode):
@@ -45,21 +45,14 @@ class LimelightSaliencyApply(io.ComfyNode):
                     step=0.01,
                     tooltip="How much the map counts. 1 is as in training; 0 is exactly without it.",
                 ),
-                io.Float.Input(
+                percent(
                     "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
+                    0.0,
+                    "Where on the noise schedule the map begins to count. 0 is pure noise.",
                     step=0.001,
-                    tooltip="Where on the noise schedule the map begins to count. 0 is pure noise.",
                 ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where on the noise schedule it ceases. 1 is the finished image.",
+                percent(
+                    "end_percent", 1.0, "Where on the noise schedule it ceases. 1 is the finished image.", step=0.001
                 ),
                 io.Vae.Input(
                     "vae",
@@ -88,12 +81,8 @@ class LimelightSaliencyApply(io.ComfyNode):
     ) -> io.NodeOutput:
         maps = tensors.saliency(saliency, flat=False)
         strength = checks.number(strength, "strength", 0, 10)
-        window = checks.number(start_percent, "start_percent", 0, 1), checks.number(end_percent, "end_percent", 0, 1)
-        if window[0] > window[1]:
-            raise LimelightError(
-                f"start_percent: found {window[0]:g}, which is after end_percent {window[1]:g}, so that the map would "
-                "never count. Set it to less than end_percent; to leave the map out, set strength to 0."
-            )
+        never = "the map would never count", "leave the map out"
+        window = checks.window(start_percent, end_percent, *never)
         warn(maps)
         both = {"positive": positive, "negative": negative}
         return io.NodeOutput(*control.apply(both, control_net, maps, strength, window, vae))

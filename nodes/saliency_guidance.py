@@ -16,7 +16,7 @@ from ..guidance.saliency.guidance import Steps, Wish
 from ..models.saliency import Predictor
 from . import tensors
 from .saliency_maps import CATEGORY
-from .schema import SaliencyPredictor, advanced
+from .schema import SaliencyPredictor, advanced, percent
 
 AUTO = "automatic"
 THROUGH, PREDICTION = "through the model", "prediction only"
@@ -58,22 +58,16 @@ class LimelightSaliencyGuidance(io.ComfyNode):
                     tooltip="How far the picture is moved. 0 turns guidance off: the result is that without this "
                     "node. Too much adds things that nobody asked for.",
                 ),
-                io.Float.Input(
+                percent(
                     "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where on the noise schedule guidance begins. 0 is pure noise: where things are is decided "
+                    0.0,
+                    "Where on the noise schedule guidance begins. 0 is pure noise: where things are is decided "
                     "early, so leave it at 0 as a rule. Later, only colours and contrasts change.",
                 ),
-                io.Float.Input(
+                percent(
                     "end_percent",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where on the noise schedule guidance ends. What comes after it is the model's own work, "
+                    0.5,
+                    "Where on the noise schedule guidance ends. What comes after it is the model's own work, "
                     "which makes real things of what guidance has begun.",
                 ),
                 io.Int.Input(
@@ -156,13 +150,7 @@ class LimelightSaliencyGuidance(io.ComfyNode):
             raise LimelightError(
                 f"predictor: found {checks.show(predictor)}; expected one from Load Saliency Predictor."
             )
-        start_percent = checks.number(start_percent, "start_percent", 0.0, 1.0)
-        end_percent = checks.number(end_percent, "end_percent", 0.0, 1.0)
-        if start_percent > end_percent:
-            raise LimelightError(
-                f"start_percent: found {start_percent:g}, which is after end_percent {end_percent:g}, so that nothing "
-                "would be guided. Set it to less than end_percent; to turn guidance off, set strength to 0."
-            )
+        window = checks.window(start_percent, end_percent, "nothing would be guided", "turn guidance off")
         avoided = None if suppress is None else torch.from_numpy(tensors.saliency(suppress, "suppress"))
         wanted = torch.from_numpy(tensors.saliency(target, "target"))
         if not wanted.any() and avoided is not None and avoided.any():
@@ -178,8 +166,7 @@ class LimelightSaliencyGuidance(io.ComfyNode):
         if method not in METHODS:
             raise LimelightError(f"method: found {checks.show(method)}; expected one of {', '.join(METHODS)}.")
         chosen = chosen_decoder(decoder, model.model.latent_format, vae)
-        wish, window = Wish(wanted, avoided), (start_percent, end_percent)
-        return io.NodeOutput(METHODS[method](model, predictor, chosen, wish, steps, *window))
+        return io.NodeOutput(METHODS[method](model, predictor, chosen, Wish(wanted, avoided), steps, *window))
 
 
 def chosen_decoder(choice: str, latent_format: Any, vae: Any) -> decoders.Decoder:

@@ -14,13 +14,12 @@ from ..guidance.errors import LimelightError
 from ..guidance.expansion.canvas import CELL, Canvas, canvas
 from ..models.inpaint_controlnet import InpaintControlNet
 from . import tensors
-from .schema import advanced
+from .schema import advanced, percent
 
 CATEGORY = "limelight/salient object"
 
 
 def _inputs(control_net: io.Input, strength: float, end: float) -> list[io.Input]:
-    share = {"min": 0.0, "max": 1.0, "step": 0.01}
     return [
         io.Conditioning.Input("positive", tooltip="The prompt: it describes the new background."),
         io.Conditioning.Input("negative", tooltip="The negative prompt."),
@@ -41,18 +40,8 @@ def _inputs(control_net: io.Input, strength: float, end: float) -> list[io.Input
             step=0.05,
             tooltip="How much the ControlNet counts; 0 is exactly without it. Lower it if the background gets dull.",
         ),
-        io.Float.Input(
-            "start_percent",
-            default=0.0,
-            tooltip="Where on the noise schedule the ControlNet begins. 0 is pure noise.",
-            **share,
-        ),
-        io.Float.Input(
-            "end_percent",
-            default=end,
-            tooltip="Where on the noise schedule the ControlNet ends. 1 is the finished image.",
-            **share,
-        ),
+        percent("start_percent", 0.0, "Where on the noise schedule the ControlNet begins. 0 is pure noise."),
+        percent("end_percent", end, "Where on the noise schedule the ControlNet ends. 1 is the finished image."),
         advanced(
             io.Boolean.Input(
                 "keep_object",
@@ -178,12 +167,8 @@ NODES = [LimelightSalientBackground, LimelightEcomInpaint]
 
 def _window(strength: float, start: float, end: float) -> tuple[float, float, float]:
     strength = checks.number(strength, "strength", 0, 2)
-    start, end = checks.number(start, "start_percent", 0, 1), checks.number(end, "end_percent", 0, 1)
-    if start > end:
-        raise LimelightError(
-            f"start_percent: found {start:g}, which is after end_percent {end:g}, so that the ControlNet would never "
-            "act. Set it to less than end_percent; to turn the ControlNet off, set strength to 0."
-        )
+    never = "the ControlNet would never act", "turn the ControlNet off"
+    start, end = checks.window(start, end, *never)
     return strength, start, end
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..guidance.checks import number
-from ..guidance.errors import LimelightError
+from ..guidance.checks import number, window
 from ..guidance.expansion.guard import BAND, END, MASK, SELF, STRENGTH, attach
-from .schema import advanced
+from .schema import advanced, percent
 from .tensors import masks
 
 
@@ -39,22 +38,16 @@ class LimelightExpansionGuard(io.ComfyNode):
                     tooltip="The share of its attention to the subject that the background next to it loses. 0 turns "
                     "the guard off: the result is that without this node. Lower it if the subject seems to float.",
                 ),
-                io.Float.Input(
+                percent(
                     "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where on the noise schedule the guard begins. 0 is pure noise: shapes are decided early, "
+                    0.0,
+                    "Where on the noise schedule the guard begins. 0 is pure noise: shapes are decided early, "
                     "so leave it at 0 as a rule.",
                 ),
-                io.Float.Input(
+                percent(
                     "end_percent",
-                    default=END,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where on the noise schedule the guard ends; it fades in the second half of the way there. "
+                    END,
+                    "Where on the noise schedule the guard ends; it fades in the second half of the way there. "
                     "After that the background adapts to the subject freely: light, contact, shadow.",
                 ),
                 io.Float.Input(
@@ -113,13 +106,9 @@ class LimelightExpansionGuard(io.ComfyNode):
         cross_strength=1.0,
         self_strength=SELF,
     ) -> io.NodeOutput:
-        start_percent = number(start_percent, "start_percent", 0.0, 1.0)
-        end_percent = number(end_percent, "end_percent", 0.0, 1.0)
-        if start_percent > end_percent:
-            raise LimelightError(
-                f"start_percent: found {start_percent:g}, which is after end_percent {end_percent:g}, so that nothing "
-                "would be guarded. Set it to less than end_percent; to turn the guard off, set strength to 0."
-            )
+        start_percent, end_percent = window(
+            start_percent, end_percent, "nothing would be guarded", "turn the guard off"
+        )
         guarded = attach(
             model,
             masks(subject_mask, MASK),

@@ -37,3 +37,8 @@ def drawn_by(widget: _Input, kind: str) -> _Input:
     """Lets the front-end extension that registered `kind` (see web/) draw a text widget; its value stays a text."""
     widget.extra_dict["widgetType"] = kind
     return widget
+
+
+def percent(name: str, default: float, tooltip: str, step: float = 0.01) -> io.Float.Input:
+    """A place on the noise schedule: 0 is pure noise, 1 the finished image. `guidance.checks.window` checks two."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, tooltip=tooltip)
