@@ -1,38 +1,19 @@
-"""The pack as others meet it: an import, an archive, a folder in the host's custom nodes."""
+"""The pack as others meet it: an import, a folder in the host's custom nodes. The archive: test_archive.py."""
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
-import shutil
 import subprocess
 import sys
 import urllib.error
 from pathlib import Path
 
 import pytest
+from manager_scan import find_nodes
 
 from limelight.tools.console import StepFailed
 from limelight.tools.in_process import ROOT, host_path
 from limelight.tools.server import HostServer, complaints
-
-# Strings that the registry's scanner takes for something else; a hit gets the published version flagged.
-FORBIDDEN = ("eval(", "exec(", "subprocess", "os.system", "os.environ", "requests.", "import requests", "urllib")
-FORBIDDEN += (".connect(", ".bind(", ".send(", "raw.githubusercontent", "NODE_CLASS_MAPPINGS", "sys.path")
-
-
-@pytest.fixture(scope="module")
-def archive(skip_or_fail) -> list[Path]:
-    """What the registry would publish: git's files less those that .comfyignore names."""
-    if not shutil.which("git") or not (ROOT / ".git").exists():
-        skip_or_fail("git and a checkout are needed to list the archive")
-
-    def listed(*options: str) -> set[str]:
-        command = ["git", "-C", str(ROOT), "ls-files", "-z", *options]
-        return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")) - {""}
-
-    names = listed("--cached") - listed("--cached", "--ignored", "--exclude-from=.comfyignore")
-    return [ROOT / name for name in sorted(names)]
 
 
 @pytest.fixture(scope="module")
@@ -61,57 +42,20 @@ def test_requirements_equal_dependencies():
     assert lines == declared == ["opencv-python"]
 
 
-def test_archive_holds_the_pack_and_no_more(archive):
-    names = {path.relative_to(ROOT).as_posix() for path in archive}
-    assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md", "nodes/__init__.py"} <= names
-    assert {"web/limelight_canvas.js", "web/docs/LimelightHighlightCanvas.md"} <= names
-    allowed = {"nodes", "guidance", "models", "web", "workflows", "locales", "subgraphs"}
-    assert {name.split("/")[0] for name in names if "/" in name} <= allowed
-    assert sum(path.stat().st_size for path in archive) < 5_000_000
-
-
-def test_archive_has_no_string_that_gets_it_flagged(archive):
-    hits = []
-    for path in archive:
-        if path.suffix in {".py", ".js", ".md", ".toml", ".txt", ".json"}:
-            text = path.read_text(encoding="utf-8")
-            hits += [f"{path.relative_to(ROOT)}: {word}" for word in FORBIDDEN if word in text]
-    assert not hits
-
-
-def test_shipped_code_imports_itself_relatively(archive):
-    for path in archive:
-        if path.suffix == ".py":
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                if isinstance(node, ast.ImportFrom) and node.level == 0:
-                    names = [node.module]
-                assert not [name for name in names if name.split(".")[0] == "limelight"], path
-
-
-def scanned_ids() -> set[str]:
-    """Node ids found the way the Manager's scanner does: read from the source, nothing imported."""
-    found = set()
-    for path in sorted((ROOT / "nodes").rglob("*.py")):
-        for item in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(item, ast.ClassDef) and {ast.unparse(base) for base in item.bases} & {
-                "io.ComfyNode",
-                "ComfyNode",
-            }:
-                found |= {
-                    keyword.value.value
-                    for call in ast.walk(item)
-                    if isinstance(call, ast.Call)
-                    for keyword in call.keywords
-                    if keyword.arg == "node_id" and isinstance(keyword.value, ast.Constant)
-                }
-    return found
-
-
 def test_scanner_finds_every_node(our_nodes):
     assert our_nodes
-    assert scanned_ids() == set(our_nodes)
+    assert find_nodes(ROOT / "nodes") == set(our_nodes)
     assert all(name.startswith("Limelight") for name in our_nodes)
+
+
+def test_the_scanners_rules(tmp_path):
+    """A class between, an id that is put together: what the Manager misses, the scan here misses too."""
+    (tmp_path / "nodes.py").write_text(
+        "class Direct(io.ComfyNode):\n    def define_schema(cls):\n        return io.Schema(node_id='LimelightA')\n"
+        "class Between(Direct):\n    def define_schema(cls):\n        return io.Schema(node_id='LimelightB')\n"
+        "class Computed(ComfyNode):\n    def define_schema(cls):\n        return io.Schema(node_id='Lime' + C)\n"
+    )
+    assert find_nodes(tmp_path) == {"LimelightA", "Computed"}
 
 
 def test_host_loads_the_pack_without_a_complaint(server, our_nodes):

@@ -34,6 +34,10 @@ FRONT_END_SHA256 = "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c2918
 PYSALIENCY = "pysaliency==0.2.22"
 PYSALIENCY_SHA256 = "670eb732e469b5d86b8024de9d23cc1560009bf0f67e16dc5129121f2b0c587f"
 
+# The registry's own packer. Its wheel alone: what it asks for brings an ffmpeg of 170 MB and telemetry.
+COMFY_CLI = "comfy-cli==1.23.0"
+COMFY_CLI_SHA256 = "3cd4bf80dd93b759e910fa825951c154781b8b95e526da59155ab96656483b31"
+
 # torch and torchvision are installed first and pinned; torchaudio is only wanted by the host's audio nodes.
 _OURS = {"torch", "torchvision", "torchaudio"}
 # requests: the host's API nodes import it without asking for it.
@@ -108,6 +112,19 @@ def prepare_pysaliency() -> Path:
         wanted = [f"{folder.parent.name}/pysaliency/{name}.py" for name in ("numba_utils", "metrics")]
         for name in wanted:
             archive.extract(name, CACHE)
+    return folder
+
+
+def prepare_comfy_cli() -> Path:
+    """-> a folder with the package `comfy_cli`, from PyPI, hash checked, under .cache/; nothing is installed."""
+    folder = CACHE / COMFY_CLI.replace("==", "-")
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with zipfile.ZipFile(_fetch("comfy-cli", COMFY_CLI, COMFY_CLI_SHA256)) as archive:
+        archive.extractall(partial, [name for name in archive.namelist() if name.startswith("comfy_cli/")])
+    partial.rename(folder)
     return folder
 
 

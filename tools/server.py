@@ -31,8 +31,8 @@ def free_port() -> int:
 
 def link(target: Path, place: Path) -> None:
     """Make `place` another name of the folder `target`: a symbolic link, or a junction on Windows."""
-    if place.is_symlink() and place.resolve() == target.resolve():
-        return
+    if place.exists() and place.resolve() == target.resolve():
+        return  # linked already, or there itself
     if place.is_symlink():
         place.unlink()
     elif place.exists():
