@@ -45,8 +45,8 @@ def serve(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def test(options: argparse.Namespace, rest: list[str]) -> int:
-    """Lint, then pytest; further arguments go to pytest."""
-    python, host = prepare()
+    """Lint, then pytest; --host DIR takes another ComfyUI checkout; further arguments go to pytest."""
+    python, host = prepare(options.host)
     for command in (["check", "."], ["format", "--check", "."]):
         if subprocess.run([str(python), "-m", "ruff", *command], cwd=ROOT).returncode:
             return 1
@@ -78,7 +78,9 @@ def main() -> int:
     server = commands.add_parser("serve", help=serve.__doc__)
     server.add_argument("--port", type=int, default=8188, help="default 8188; 0 takes a free one")
     server.set_defaults(run=serve)
-    commands.add_parser("test", help=test.__doc__, add_help=False).set_defaults(run=test)
+    tests = commands.add_parser("test", help=test.__doc__, add_help=False, allow_abbrev=False)
+    tests.add_argument("--host", metavar="DIR")
+    tests.set_defaults(run=test)
     table = commands.add_parser("bench", help=bench.__doc__)
     table.add_argument("name", help="placement, guided-step, ...; then [--count N] [--seed S] [--out FILE]")
     table.set_defaults(run=bench)

@@ -23,6 +23,28 @@ def test_a_wrong_comfyui_path_is_named(monkeypatch, tmp_path):
         host_path()
 
 
+def test_tests_take_another_comfyui(tmp_path):
+    command = [
+        sys.executable,
+        str(ROOT / "dev.py"),
+        "test",
+        "tests/test_dev.py",
+        "--host",
+        str(tmp_path),
+        "--collect-only",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert f"--host {tmp_path} is no ComfyUI folder" in result.stderr
+
+
+def test_the_named_comfyui_goes_before_the_environments(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "other"))
+    (tmp_path / "comfy").mkdir()
+    (tmp_path / "main.py").write_text("")
+    assert environment.prepare_host(str(tmp_path)) == tmp_path.resolve()
+
+
 def test_a_link_follows_its_target(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

