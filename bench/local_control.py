@@ -4,6 +4,8 @@
 
 Each case is a drawn scene as reference, its caption as prompt, and as region a box around the scene's first object.
 edge_f1_inside: F1 of the edges in the region, 2 pixels tolerance, against the scene's; precision and recall likewise.
+structure: the node with its own settings. structure-second-pass: the finished unguided image, its region made anew from
+noise (Set Latent Noise Mask) with structure from the start and no feather; overhead counts both passes.
 outside_change: mean absolute difference from the unguided image of the same seed outside the region, in levels of 0 to
 255. A decoder carries some of the region's content around the whole picture; outside_own is the change without that:
 the latent cells that the region does not touch, decoded among those of the unguided image. structure-unmasked is the
@@ -32,7 +34,8 @@ from .sheets import add_images_option, save_sheet
 
 NAME = "local-control"
 MARGIN = 0.06  # of the region around the object, in shares of the side
-UNGUIDED, MASKED, UNMASKED = ROWS = "unguided", "structure", "structure-unmasked"
+UNGUIDED, MASKED, AGAIN, UNMASKED = ROWS = "unguided", "structure", "structure-second-pass", "structure-unmasked"
+SECOND = {"start_percent": 0.1, "feather": 0.0}  # settings of the second pass
 METRICS = ("edge_f1_inside", "precision", "recall", "outside_change", "outside_own")
 
 
@@ -48,15 +51,15 @@ def case(seed: int, index: int) -> tuple[Scene, np.ndarray, np.ndarray]:
     return scene, picture, region
 
 
-def guided(world: World, picture: np.ndarray, region: np.ndarray) -> Any:
-    """The MODEL as the node makes it with its own settings."""
+def guided(world: World, picture: np.ndarray, region: np.ndarray, **changes: float) -> Any:
+    """The MODEL as the node makes it with its own settings, but for ``changes``."""
     import torch
 
     from ..guidance.local.structure import Steps, attach
 
     with torch.inference_mode():
         reference = world.vae.encode(torch.from_numpy(picture)[None].float() / 255)
-    return attach(world.model, reference, region[None], Steps())
+    return attach(world.model, reference, region[None], Steps(), **changes)
 
 
 def scores(image: np.ndarray, plain: np.ndarray, picture: np.ndarray, region: np.ndarray) -> dict[str, float]:
@@ -85,7 +88,11 @@ def scene_scores(world: World, seed: int, index: int, images: Path | None = None
     latents, seconds, free = {}, {}, torch.from_numpy(raster.resample(region, SIDE // 8, SIDE // 8) == 0)
     for row, model in models.items():
         latents[row], seconds[row] = sample(model, positive, negative, image_seed(seed, index))
-    made = {row: decode(world.vae, latent) for row, latent in latents.items()}
+    again = {"samples": latents[UNGUIDED], "noise_mask": torch.from_numpy(region)[None, None]}
+    model = guided(world, picture, region, **SECOND)
+    latents[AGAIN], second = sample(model, positive, negative, image_seed(seed, index) + 1, latent=again)
+    seconds[AGAIN] = seconds[UNGUIDED] + second
+    made = {row: decode(world.vae, latents[row]) for row in ROWS}
     found = {}
     for row, image in made.items():
         found[row] = scores(image, made[UNGUIDED], picture, region)

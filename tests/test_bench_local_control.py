@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from limelight.bench import local_control
-from limelight.bench.local_control import MASKED, ROWS, UNGUIDED, UNMASKED, case, outline, scores, summaries
+from limelight.bench.local_control import AGAIN, MASKED, ROWS, UNGUIDED, UNMASKED, case, outline, scores, summaries
 from limelight.shapeworld.scenes import render_mask
 
 
@@ -35,7 +35,9 @@ def test_the_table():
         found = dict.fromkeys(local_control.METRICS, 0.5) | {"edge_f1_inside": f1, "outside_change": change}
         return found | {"precision": None, "seconds": 2.0, "plain": 1.0}
 
-    found = [{UNGUIDED: one(0.2, 0), MASKED: one(f1, 1.5), UNMASKED: one(1, 15)} for f1 in (0.5, 0.7)]
+    found = [
+        {UNGUIDED: one(0.2, 0), MASKED: one(f1, 1.5), AGAIN: one(0.9, 1), UNMASKED: one(1, 15)} for f1 in (0.5, 0.7)
+    ]
     rows = {row["row"]: row for row in summaries(found)}
     assert tuple(rows) == ROWS and rows[MASKED]["edge_f1_inside"] == pytest.approx(0.6)
     assert rows[MASKED]["outside_share"] == pytest.approx(0.1) and rows[UNMASKED]["outside_share"] == 1
