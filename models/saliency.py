@@ -41,6 +41,26 @@ class SaliencyNetwork(nn.Module):
         raw = raw + FLOOR * raw.amax((1, 2), keepdim=True) + torch.finfo(raw.dtype).tiny
         return (raw / raw.sum((1, 2), keepdim=True)).log()
 
+    def predict(
+        self, images: torch.Tensor, scale: float = 1.0, device: torch.device | str = "cpu", chunk: int = CHUNK
+    ) -> torch.Tensor:
+        """(B, H, W, 3) in [0, 1] -> (B, H, W) float32 on the CPU, not below 0; what 1 means is the network's affair.
+
+        device: where the weights are. Of full size there are never more than the pictures, the maps and one more of
+        each: pictures are reduced to the network's size one at a time, `chunk` of them go through it together, and each
+        map is enlarged alone.
+        """
+        height, width = images.shape[1:3]
+        maps = torch.empty(images.shape[:3])
+        with torch.no_grad():
+            for start in range(0, len(images), chunk):
+                pictures = images[start : start + chunk]
+                small = torch.cat([self.prepare(one[None].movedim(-1, 1).float(), scale) for one in pictures])
+                raw = self(small.to(device)).float().cpu()
+                for i, one in enumerate(raw):
+                    maps[start + i] = self.finish(one[None], height, width)[0]
+        return maps
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -71,22 +91,8 @@ class Predictor:
         return self.patcher.load_device
 
     def predict(self, images: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-        """(B, H, W, 3) in [0, 1] -> (B, H, W) float32 on the CPU, not below 0; what 1 means is the network's affair.
-
-        Of full size there are never more than the pictures, the maps and one more of each: pictures are reduced to the
-        network's size one at a time, `CHUNK` of them go through it together, and each map is enlarged alone.
-        """
-        device = self.load()
-        height, width = images.shape[1:3]
-        maps = torch.empty(images.shape[:3])
-        with torch.no_grad():
-            for start in range(0, len(images), CHUNK):
-                pictures = images[start : start + CHUNK]
-                small = torch.cat([self.network.prepare(one[None].movedim(-1, 1).float(), scale) for one in pictures])
-                raw = self.network(small.to(device)).float().cpu()
-                for i, one in enumerate(raw):
-                    maps[start + i] = self.network.finish(one[None], height, width)[0]
-        return maps
+        """`SaliencyNetwork.predict` where the host runs the network."""
+        return self.network.predict(images, scale, self.load())
 
 
 def resize(maps: torch.Tensor, height: int, width: int, mode: str = "bilinear") -> torch.Tensor:

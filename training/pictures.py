@@ -64,6 +64,11 @@ def _from_levels(values: np.ndarray) -> Image.Image:
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
 
+def stretched(mask: Image.Image) -> Image.Image:
+    """A mask of mode L; one that was stored as 0 and 1 becomes 0 and 255."""
+    return mask.point(lambda value: 255 * value) if mask.getextrema()[1] == 1 else mask
+
+
 def has_alpha(image: Image.Image) -> bool:
     """Whether a picture has transparent parts, or could."""
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
@@ -75,7 +80,9 @@ def same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(across - down) <= max(ASPECT * max(across, down), max(size), max(other))
 
 
-def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def fitted(
+    image: Image.Image, size: tuple[int, int], resample: Image.Resampling = Image.Resampling.BILINEAR
+) -> Image.Image:
     """A mask or a map at its picture's size (width, height). Raises BrokenPicture for one of another aspect."""
     if image.size == size:
         return image
@@ -83,4 +90,4 @@ def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
         raise BrokenPicture(
             f"of another aspect than its picture: it is {image.width}x{image.height}, the picture {size[0]}x{size[1]}"
         )
-    return image.resize(size, Image.Resampling.BILINEAR)
+    return image.resize(size, resample)
