@@ -1,8 +1,7 @@
-"""Inpainting ControlNets and UNets of Stable Diffusion 1, 2 and XL: finding them in a file, and their two layouts.
+"""ControlNets and UNets of Stable Diffusion 1, 2 and XL: finding them in a file, and their two layouts.
 
 The diffusers layout numbers levels and their layers (down_blocks.1.resnets.0.conv1), ComfyUI and the original code
-number all blocks through (input_blocks.4.0.in_layers.2); the tensors are the same. The names between are the host's own
-map."""
+number all blocks through (input_blocks.4.0.in_layers.2); the tensors are the same."""
 
 from __future__ import annotations
 
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from ..guidance.errors import LimelightError
+from .unet_names import unet_names
 
 State = dict[str, torch.Tensor]
 
@@ -51,14 +51,20 @@ def first_convolution(state: State, layout: str, name: str) -> tuple[int, int]:
 
 def to_original(state: State, name: str) -> State:
     """Diffusers layout -> the original one; the tensors are shared. Raises LimelightError for unknown names."""
+    names = original_names(state, name)
+    return {names[key]: value for key, value in state.items()}
+
+
+def original_names(state: State, name: str) -> dict[str, str]:
+    """What the weights of a network in the diffusers layout are called in the original one."""
     known = _names(_structure_of_diffusers(state), _count(state, "controlnet_cond_embedding.blocks.{}."))
     unknown = [key for key in state if key not in known]
     if unknown:
         raise LimelightError(
-            f"{name}: {len(unknown)} of its {len(state)} weights have no place in an inpainting model of Stable "
-            f"Diffusion, for example {unknown[0]}. Expected the diffusers layout without additions."
+            f"{name}: {len(unknown)} of its {len(state)} weights have no place in a model of Stable Diffusion, "
+            f"for example {unknown[0]}. Expected the diffusers layout without additions."
         )
-    return {known[key]: value for key, value in state.items()}
+    return {key: known[key] for key in state}
 
 
 def to_diffusers(state: State) -> State:
@@ -97,11 +103,7 @@ def _structure_of_diffusers(state: State) -> dict[str, Any]:
 def _names(structure: dict[str, Any], hints: int) -> dict[str, str]:
     """Diffusers name -> original name of every weight that such a network can have. hints: inner layers of the encoder
     of the hint."""
-    import comfy.utils
-
-    known = dict(comfy.utils.unet_to_diffusers(structure))
-    # The host also knows the added embedding by the name that SD2's unCLIP has for it; only SDXL's can be meant here.
-    known = {key: original for key, original in known.items() if not key.startswith("class_embedding.")}
+    known = unet_names(structure)
     modules = {"controlnet_mid_block": "middle_block_out.0", "controlnet_cond_embedding.conv_in": "input_hint_block.0"}
     modules |= {f"controlnet_cond_embedding.blocks.{i}": f"input_hint_block.{2 * i + 2}" for i in range(hints)}
     modules["controlnet_cond_embedding.conv_out"] = f"input_hint_block.{2 * hints + 2}"

@@ -3,6 +3,7 @@
     python -m limelight.shapeworld.export --work DIR --host HOST
     python -m limelight.shapeworld.export --work DIR --host HOST --restore    # to train on from the committed file
     python -m limelight.shapeworld.export --work DIR --host HOST --inpaint    # what the inpainting UNet has of its own
+    python -m limelight.shapeworld.export --diffusers DIR --host HOST         # the committed file as a diffusers folder
 
 Only the embedding rows of the words that the scenes use are stored; the loader spreads them over CLIP's 49,408.
 """
@@ -31,8 +32,10 @@ from .networks import (
 
 # isort: split
 # after .networks, which makes torchvision importable
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+EMBEDDING = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
 
 
 def unet_config(in_channels: int) -> dict:
@@ -148,21 +151,71 @@ def restore(path: Path, work: Path, host: Path) -> None:
     tensors = load_file(path)
     rows = len(tensors["shapeworld.clip_ids"]) + 1
     networks = {"unet": build_unet(), "vae": build_vae(), "text_encoder": build_text_encoder(rows)}
-    for (folder, network), names in zip(networks.items(), names_in_file(*networks.values(), host), strict=True):
+    fill(tuple(networks.values()), tensors, host)
+    for folder, network in networks.items():
+        network.save_pretrained(work / folder)
+
+
+def write_diffusers(path: Path, folder: Path, host: Path, inpaint: Path | None = None) -> None:
+    """An exported file -> a complete folder of diffusers, with which its pipelines and our trainers work as with any
+    other base model. inpaint: the file of what the inpainting UNet has of its own; the folder then holds that UNet.
+    """
+    tensors = load_file(path)
+    if inpaint is not None:
+        tensors |= load_file(inpaint)
+    tokenizer = CLIPTokenizer.from_pretrained(str(host / "comfy" / "sd1_tokenizer"), model_max_length=MAX_TOKENS)
+    ids, stored = tensors["shapeworld.clip_ids"], tensors[EMBEDDING]
+    rows = stored[:1].repeat(len(tokenizer), 1)  # row 0 stands for every word that shapeworld never saw
+    rows[ids] = stored[1:]
+    tensors[EMBEDDING] = rows
+    unet, vae, text = build_unet(4 if inpaint is None else 9), build_vae(), build_text_encoder(len(tokenizer))
+    text.config.update(
+        {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": ids[1].item()}
+    )
+    fill((unet, vae, text), tensors, host)
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+
+
+def fill(networks: tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel], tensors: dict, host: Path) -> None:
+    """Give (UNet, autoencoder, text encoder) the weights of an exported file."""
+    for network, names in zip(networks, names_in_file(*networks, host), strict=True):
         state = network.state_dict()
         state.update({key: tensors[name].float().reshape(state[key].shape) for key, name in names.items()})
         network.load_state_dict(state)
-        network.save_pretrained(work / folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="the trainer's folder")
+    parser.add_argument("--work", type=Path, help="the trainer's folder")
+    parser.add_argument("--diffusers", type=Path, metavar="DIR", help="write --out as a diffusers folder")
     parser.add_argument("--host", type=Path, required=True, help="a ComfyUI folder (key maps and tokenizer)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "nodes" / "shapeworld.safetensors")
     parser.add_argument("--restore", action="store_true", help="read --out into --work instead of writing it")
     parser.add_argument("--inpaint", action="store_true", help="write the inpainting UNet, beside --out")
     args = parser.parse_args()
+    if args.diffusers:
+        own = args.out.with_stem(f"{args.out.stem}_inpaint") if args.inpaint else None
+        write_diffusers(args.out, args.diffusers, args.host, own)
+        return
+    if args.work is None:
+        parser.error("--work is needed")
     if args.restore:
         restore(args.out, args.work, args.host)
         return

@@ -1,0 +1,213 @@
+"""What training reads again and again, encoded once and kept on disk: latents and hints by view, text by caption.
+
+The folder's name is a digest of everything that its contents depend on, so that other data, another base model or other
+settings never meet old entries. It holds shards of safetensors, each written whole or not at all; making it goes on
+where it stopped. Several processes write shards of their own; the order of the data is that of their keys.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from ..guidance.errors import LimelightError
+from .base import Base
+from .draws import Draws, array_generator, place
+from .problems import Report
+from .task import Task
+
+SHARD = 512  # views a shard
+BATCH = 8  # views or captions that are encoded together
+EMPTY = ""
+
+
+def folder_for(root: Path, **contents: Any) -> Path:
+    """The cache's folder for what its contents depend on; its description is kept in it."""
+    text = json.dumps(contents, sort_keys=True, default=str)
+    folder = root / blake2b(text.encode(), digest_size=8).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "contents.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def fill(
+    folder: Path,
+    samples: Iterable[dict[str, Any]],
+    task: Task,
+    seed: int,
+    dtype: torch.dtype,
+    report: Report,
+    rank: int = 0,
+    progress: bool = True,
+) -> None:
+    """Encode the samples that the folder does not have yet.
+
+    samples: this process's share. dtype: of tensors of floating point on disk. report: told of samples that the task
+    refuses.
+    """
+    known = {key for about in _abouts(folder, "views") for key in about["keys"]}
+    writer = _Shards(folder, f"views-{rank:03}", dtype)
+    waiting: list[tuple[str, str, list]] = []
+
+    def flush() -> None:
+        encoded = iter(task.encode([view for *_, views in waiting for view in views]) if waiting else [])
+        for key, caption, views in waiting:
+            writer.add(key, caption, [next(encoded) for _ in views])
+        waiting.clear()
+
+    for sample in tqdm(samples, desc="encoding", unit="sample", disable=not progress):
+        key = sample["key"]
+        if key in known:
+            continue
+        try:
+            views = task.views(sample, array_generator(seed, key))
+        except LimelightError as error:
+            report(key, str(error))
+            continue
+        known.add(key)
+        waiting.append((key, sample["text"], views))
+        if sum(len(views) for *_, views in waiting) >= BATCH:
+            flush()
+    flush()
+    writer.close()
+
+
+def fill_text(folder: Path, base: Base, dtype: torch.dtype, rank: int = 0, processes: int = 1) -> None:
+    """Encode this process's share of the captions that the views have, and of the empty one."""
+    wanted = sorted({caption for about in _abouts(folder, "views") for caption in about["captions"]} | {EMPTY})
+    known = {caption for about in _abouts(folder, "text") for caption in about["keys"]}
+    missing = [caption for caption in wanted[rank::processes] if caption not in known]
+    writer = _Shards(folder, f"text-{rank:03}", dtype)
+    for start in range(0, len(missing), BATCH):
+        part = missing[start : start + BATCH]
+        encoded = {name: value.cpu() for name, value in base.encode_text(part).items()}
+        for i, caption in enumerate(part):
+            writer.add(caption, caption, [{name: value[i] for name, value in encoded.items()}])
+    writer.close()
+
+
+class _Shards:
+    """Writes entries into shards of at least `SHARD` rows."""
+
+    def __init__(self, folder: Path, name: str, dtype: torch.dtype):
+        self.folder, self.name, self.dtype = folder, name, dtype
+        self.number = len(list(folder.glob(f"{name}-*.safetensors")))
+        self._start()
+
+    def _start(self) -> None:
+        self.rows: list[dict[str, torch.Tensor]] = []
+        self.about: dict[str, list] = {"keys": [], "captions": [], "counts": []}
+
+    def add(self, key: str, caption: str, rows: list[dict[str, torch.Tensor]]) -> None:
+        for row in rows:
+            if self.rows and {n: v.shape for n, v in row.items()} != {n: v.shape for n, v in self.rows[0].items()}:
+                raise LimelightError(f"{key}: found pictures of another size than those before. Use one resolution.")
+        self.rows += rows
+        for name, value in zip(self.about, (key, caption, len(rows)), strict=True):
+            self.about[name].append(value)
+        if len(self.rows) >= SHARD:
+            self.close()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if not self.rows:
+            return
+        path = self.folder / f"{self.name}-{self.number:05}.safetensors"
+        tensors = {name: torch.stack([row[name] for row in self.rows]).cpu() for name in self.rows[0]}
+        kept = {n: v.to(self.dtype) if v.is_floating_point() else v for n, v in tensors.items()}
+        part = path.with_suffix(".part")
+        try:
+            save_file(kept, part, {"about": json.dumps(self.about)})
+            part.replace(path)
+        except Exception as error:
+            part.unlink(missing_ok=True)
+            raise LimelightError(
+                f"--cache_dir: {path} could not be written ({error}). Make room, or choose another folder; what is "
+                "cached already is kept."
+            ) from error
+        self.number += 1
+        self._start()
+
+
+class Cache(torch.utils.data.Dataset):
+    """A filled folder as the samples of a training: item n is what its n-th sample is made of, for ever.
+
+    drop: share of samples that get the empty caption.
+    """
+
+    def __init__(self, folder: Path, seed: int, drop: float = 0.0):
+        self.folder, self.seed, self.drop = folder, seed, drop
+        self.groups: list[tuple[str, int, int, int, str]] = []  # key, shard, first row, rows, caption
+        self._paths = sorted(folder.glob("views-*.safetensors"))
+        for number, about in enumerate(_abouts(folder, "views")):
+            row = 0
+            for key, caption, count in zip(about["keys"], about["captions"], about["counts"], strict=True):
+                self.groups.append((key, number, row, count, caption))
+                row += count
+        self.groups.sort()
+        self._text: dict[str, tuple[int, int]] = {}
+        for number, about in enumerate(_abouts(folder, "text"), start=len(self._paths)):
+            self._text |= {caption: (number, row) for row, caption in enumerate(about["keys"])}
+        self._paths += sorted(folder.glob("text-*.safetensors"))
+        self._open: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}  # open files do not go to another process
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        """The n-th sample of the training: "number" and the tensors of one view and its caption."""
+        group = self.groups[place(self.seed, number, len(self.groups))]
+        view, dropped = Draws(self.seed, [number], purpose="view").uniform(2)[0].tolist()
+        return {"number": torch.tensor(number)} | self.read(group, int(view * group[3]), dropped < self.drop)
+
+    def read(self, group: tuple, view: int = 0, dropped: bool = False) -> dict[str, torch.Tensor]:
+        """One view of an entry of `groups`, with its caption or with the empty one."""
+        _, shard, row, _, caption = group
+        return self._row(shard, row + view) | self._row(*self._text[EMPTY if dropped else caption])
+
+    def empty_text(self, count: int) -> dict[str, torch.Tensor]:
+        """The encoded empty caption, (count, ...)."""
+        return {name: value[None].repeat_interleave(count, 0) for name, value in self._row(*self._text[EMPTY]).items()}
+
+    def _row(self, shard: int, row: int) -> dict[str, torch.Tensor]:
+        if shard not in self._open:
+            self._open[shard] = safe_open(self._paths[shard], "pt")
+        file = self._open[shard]
+        return {name: file.get_slice(name)[row : row + 1][0] for name in file.keys()}
+
+
+def batches(start: int, end: int, batch: int, accumulate: int, rank: int, processes: int) -> Iterator[list[int]]:
+    """Numbers of the samples of this process's batches from step ``start`` to before ``end``."""
+    for micro in range(start * accumulate, end * accumulate):
+        first = (micro * processes + rank) * batch
+        yield list(range(first, first + batch))
+
+
+def source_fingerprint(source: str | Path) -> str:
+    """Of a data set: names, sizes and times of its files; a name that is no folder stands for itself."""
+    digest, root = blake2b(digest_size=8), Path(source)
+    digest.update(str(source).encode() if not root.is_dir() else b"")
+    for path in sorted(root.rglob("*")) if root.is_dir() else ():
+        if path.is_file():
+            status = path.stat()
+            digest.update(f"{path.relative_to(root)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _abouts(folder: Path, kind: str) -> list[dict[str, list]]:
+    found = []
+    for path in sorted(folder.glob(f"{kind}-*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found.append(json.loads(file.metadata()["about"]))
+    return found

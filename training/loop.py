@@ -1,0 +1,307 @@
+"""The training loop. It never waits for the device between two lines of the log.
+
+Everything random about a sample follows from its number (see `draws`), so that a run that was killed goes on from its
+last checkpoint to the very same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm import tqdm
+
+from ..guidance.errors import LimelightError
+from ..tools.console import say
+from . import checkpoints, preview
+from .base import Base
+from .cache import Cache, batches
+from .draws import Draws
+from .log import Log
+from .task import Batch, Task
+
+# isort: split
+# after .base, which makes torchvision importable
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+
+WHOLE = DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU  # each process has all the weights
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Step(nn.Module):
+    """The trained network and its loss as one module, which is what gradients are synchronised around."""
+
+    def __init__(self, task: Task):
+        super().__init__()
+        self.network = task.network
+        self._loss = task.loss
+
+    def forward(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        losses, told = self._loss(batch, draws)
+        return losses.mean(), {"loss": losses.detach().mean(), **told}
+
+
+def run(
+    accelerator: Accelerator,
+    task: Task,
+    base: Base,
+    options: argparse.Namespace,
+    data: Cache,
+    recipe: dict[str, Any],
+    found: tuple[Path, dict[str, Any]] | None,
+) -> list[Path]:
+    """Train from the checkpoint ``found``, or from the start, to the last step; -> the exported files."""
+    if accelerator.distributed_type not in WHOLE and options.use_ema:
+        raise LimelightError("--use_ema: averages need whole weights in each process. Use DDP, or leave --use_ema.")
+    whole = None if accelerator.distributed_type in WHOLE else copy.deepcopy(task.network)
+    base.unet.to(accelerator.device, DTYPES[accelerator.mixed_precision])
+    if options.gradient_checkpointing:
+        for part in (task.network, base.unet):
+            if hasattr(part, "enable_gradient_checkpointing"):
+                part.enable_gradient_checkpointing()
+    task.network.train()
+    weights = [one for one in task.network.parameters() if one.requires_grad]
+    module, optimizer = accelerator.prepare(Step(task), _optimizer(weights, options))
+    # not prepared: accelerate would take as many steps as there are processes
+    schedule = get_scheduler(
+        options.lr_scheduler,
+        optimizer,
+        options.lr_warmup_steps,
+        options.max_train_steps,
+        num_cycles=options.lr_num_cycles,
+        power=options.lr_power,
+    )
+    average = EMAModel(weights, decay=options.ema_decay) if options.use_ema else None
+    state = _State(accelerator, schedule, average)
+    step = 0
+    if found:
+        state.load(found[0])
+        step = found[1]["step"]
+    if average:
+        average.to(accelerator.device)
+    main = accelerator.is_main_process
+    log = Log(options.output_dir, step) if main else None
+    bar = tqdm(total=options.max_train_steps, initial=step, desc=task.name, unit="step", disable=not main)
+    meter = _Meter(accelerator, options, recipe["samples_a_step"], log, bar)
+
+    for number, batch in _fed(accelerator, options, data, step):
+        with accelerator.accumulate(module):
+            draws = Draws(options.seed, number, accelerator.device)
+            loss, told = module(batch, draws)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients and options.max_grad_norm:
+                accelerator.clip_grad_norm_(weights, options.max_grad_norm)
+            optimizer.step()
+            meter.add(told, schedule.get_last_lr()[0])
+            if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+                schedule.step()
+                if average:
+                    average.step(weights)
+            optimizer.zero_grad(set_to_none=True)
+        if not accelerator.sync_gradients:
+            continue
+        step += 1
+        last = step == options.max_train_steps
+        if step % options.log_steps == 0 or last:
+            meter.flush(step)
+        if step % options.checkpointing_steps == 0 or last:
+            meter.flush(step)
+            checkpoints.save(
+                options.output_dir,
+                step,
+                state.save,
+                recipe,
+                options.checkpoints_total_limit,
+                main,
+                accelerator.wait_for_everyone,
+            )
+        if options.validation_steps and (step % options.validation_steps == 0 or last) and whole is None:
+            if main:
+                with _averaged(average, weights):
+                    _validate(task, base, options, data, accelerator, log, step)
+            accelerator.wait_for_everyone()
+        meter.restart()
+    bar.close()
+    files = _exported(accelerator, task, module, options, whole, average, weights)
+    if main:
+        log.close()
+    return files
+
+
+def _optimizer(weights: list[nn.Parameter], options: argparse.Namespace) -> torch.optim.Optimizer:
+    if options.use_8bit_adam:
+        from bitsandbytes.optim import AdamW8bit as AdamW
+    else:
+        from torch.optim import AdamW
+    return AdamW(
+        weights,
+        lr=options.learning_rate,
+        betas=(options.adam_beta1, options.adam_beta2),
+        weight_decay=options.adam_weight_decay,
+        eps=options.adam_epsilon,
+    )
+
+
+def _fed(
+    accelerator: Accelerator, options: argparse.Namespace, data: Cache, step: int
+) -> Iterator[tuple[list[int], Batch]]:
+    """Numbers and tensors of this process's batches, from step to the last; copied while the device computes."""
+    numbers = batches(
+        step,
+        options.max_train_steps,
+        options.train_batch_size,
+        options.gradient_accumulation_steps,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    on_gpu = accelerator.device.type == "cuda"
+    loader = torch.utils.data.DataLoader(
+        data, batch_sampler=numbers, num_workers=options.dataloader_num_workers, pin_memory=on_gpu
+    )
+    for batch in loader:
+        taken = batch.pop("number").tolist()
+        yield taken, {name: value.to(accelerator.device, non_blocking=on_gpu) for name, value in batch.items()}
+
+
+class _Meter:
+    """Collects the figures of steps on the device and brings them to the log in one go."""
+
+    def __init__(self, accelerator: Accelerator, options: argparse.Namespace, samples: int, log: Log | None, bar: tqdm):
+        self.accelerator, self.options, self.samples, self.log, self.bar = accelerator, options, samples, log, bar
+        self.waiting: list[tuple[dict[str, torch.Tensor], float]] = []
+        self.restart()
+
+    def add(self, told: dict[str, torch.Tensor], rate: float) -> None:
+        self.waiting.append((told, rate))
+
+    def restart(self) -> None:
+        """The clock, after what is no training."""
+        if not self.waiting:
+            self.started = time.monotonic()
+
+    def flush(self, step: int) -> None:
+        """Write what is waiting, up to this step; with several processes, the means over them."""
+        if not self.waiting:
+            return
+        each = self.options.gradient_accumulation_steps
+        names = list(self.waiting[0][0])
+        values = torch.stack([torch.stack([told[name].float() for name in names]) for told, _ in self.waiting])
+        values = self.accelerator.reduce(values.unflatten(0, (-1, each)).mean(1), "mean").tolist()
+        speed = self.samples * len(values) / (time.monotonic() - self.started)
+        rates = [rate for _, rate in self.waiting[::each]]
+        self.waiting.clear()
+        lines = [
+            {"step": step - len(values) + 1 + i, **dict(zip(names, one, strict=True)), "lr": rate}
+            for i, (one, rate) in enumerate(zip(values, rates, strict=True))
+        ]
+        if self.log:
+            lines[-1]["samples_per_second"] = speed
+            self.log.write(*lines)
+            self.bar.update(len(lines))
+            self.bar.set_postfix(loss=f"{lines[-1]['loss']:.4f}", samples_per_second=f"{speed:.2f}")
+        for line in lines:
+            if line["loss"] != line["loss"] or abs(line["loss"]) == float("inf"):
+                raise LimelightError(
+                    f"step {line['step']}: the loss is not a finite number. Lower --learning_rate, or use "
+                    "--mixed_precision bf16 instead of fp16; the last checkpoint is from before."
+                )
+
+
+class _State:
+    """What a checkpoint holds: networks, optimizer and scaler by accelerate, which knows how they are spread; the
+    learning rate's schedule and the running average beside them."""
+
+    def __init__(self, accelerator: Accelerator, schedule: Any, average: EMAModel | None):
+        self.accelerator, self.schedule, self.average = accelerator, schedule, average
+
+    def save(self, folder: Path) -> None:
+        self.accelerator.save_state(str(folder))
+        if self.accelerator.is_main_process:
+            torch.save(self.schedule.state_dict(), folder / "schedule.pt")
+            if self.average:
+                shadow = {str(i): value.contiguous() for i, value in enumerate(self.average.shadow_params)}
+                save_file(shadow, folder / "average.safetensors", {"step": str(self.average.optimization_step)})
+
+    def load(self, folder: Path) -> None:
+        self.accelerator.load_state(str(folder))
+        self.schedule.load_state_dict(torch.load(folder / "schedule.pt", weights_only=True))
+        if self.average:
+            from safetensors import safe_open
+
+            shadow = load_file(folder / "average.safetensors")
+            self.average.shadow_params = [shadow[str(i)] for i in range(len(shadow))]
+            with safe_open(folder / "average.safetensors", "pt") as file:
+                self.average.optimization_step = int(file.metadata()["step"])
+
+
+@contextlib.contextmanager
+def _averaged(average: EMAModel | None, weights: list[nn.Parameter]) -> Iterator[None]:
+    """Within the block the network has its running average."""
+    if average is None:
+        yield
+        return
+    average.store(weights)
+    average.copy_to(weights)
+    try:
+        yield
+    finally:
+        average.restore(weights)
+
+
+@torch.no_grad()
+def _validate(
+    task: Task, base: Base, options: argparse.Namespace, data: Cache, accelerator: Accelerator, log: Log, step: int
+) -> None:
+    count = min(options.num_validation_images, len(data))
+    if not count:
+        return
+    chosen = [data.groups[i * len(data) // count] for i in range(count)]
+    rows = [data.read(group) for group in chosen]
+    batch = {name: torch.stack([one[name] for one in rows]).to(accelerator.device) for name in rows[0]}
+    empty = {name: value.to(accelerator.device) for name, value in data.empty_text(count).items()}
+    place = base.vae.device
+    base.vae.to(accelerator.device)
+    task.network.eval()
+    with accelerator.autocast():
+        pictures, figures = task.validate(batch, empty, Draws(0, range(count), accelerator.device, "validation"))
+    task.network.train()
+    base.vae.to(place)
+    if pictures:
+        say(f"step {step}: {log.picture(preview.sheet(pictures), step)}")
+    if figures:
+        log.write({"step": step, **figures})
+
+
+def _exported(
+    accelerator: Accelerator,
+    task: Task,
+    module: nn.Module,
+    options: argparse.Namespace,
+    whole: nn.Module | None,
+    average: EMAModel | None,
+    weights: list[nn.Parameter],
+) -> list[Path]:
+    """Write the trained network; spread weights are brought together first."""
+    if whole is not None:
+        state = accelerator.get_state_dict(module)
+        if accelerator.is_main_process:
+            whole.load_state_dict({key.removeprefix("network."): value for key, value in state.items()})
+            task.network = whole
+    if not accelerator.is_main_process:
+        return []
+    with _averaged(average, weights):
+        files = task.export(options.output_dir)
+    for path in files:
+        say(f"wrote {path}")
+    return files
