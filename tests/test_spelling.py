@@ -14,7 +14,8 @@ from limelight.guidance.prompts.tokens import read_prompt
 BOX = [{"shapes": [{"type": "box", "box": [0.1, 0.1, 0.5, 0.5]}]}]
 KINDS = [kind for kind in text_encoders.MAKERS if kind != "sd3 without t5"]
 LANGUAGE_MODELS = {"z_image": "qwen3_4b", "qwen_image": "qwen25_7b", "flux2": "mistral3_24b"}
-ENCODERS = {"sd3": "t5xxl", "flux": "t5xxl", "chroma": "t5xxl", "lumina2": "gemma2_2b", **LANGUAGE_MODELS}
+T5 = {kind: "t5xxl" for kind in ("sd3", "flux", "chroma", "ltxv", "cosmos")}
+ENCODERS = {**T5, "wan": "umt5xxl", "lumina2": "gemma2_2b", **LANGUAGE_MODELS}
 COLOURS = ("red", "blue", "turquoise", "off-white", "dark purple")
 THINGS = ("circle", "old oak tree", "chiaroscuro portrait", "café table", "7 kites", "cat's bed")
 PROMPTS = [

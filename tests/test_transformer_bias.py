@@ -6,10 +6,12 @@ import pytest
 import text_encoders
 import torch
 from guided_runs import BAR, CIRCLE, EVERYWHERE, bound
-from transformer_models import KINDS, TOKENS, build, joint_calls, latent, places, prompt, run
+from transformer_models import CROSS, KINDS, TOKENS, build, joint_calls, latent, places, prompt, run, sizes
 
 from limelight.guidance.attention import joint
+from limelight.guidance.attention.architectures import family_of
 from limelight.guidance.attention.bias import attach
+from limelight.guidance.errors import LimelightError
 
 OFF = ("red circle", [2, 3], [0.1, 0.1, 0.4, 0.4], 0.0)
 
@@ -47,9 +49,9 @@ def by_hand(kind, size, bound_highlights, references=0, tokens=TOKENS):
     """An override that does what the bias says, with whole matrices: first step, strength 1, positive rows only."""
     from limelight.guidance.regions.targets import build_targets
 
-    column, row, grid, length = places(kind, size, tokens)
-    length += references
-    mask = torch.zeros(length, length)
+    column, row, grid, queries, keys = places(kind, size, tokens)
+    queries, keys = queries + references, keys + references
+    mask = torch.zeros(queries, keys)
     for target in build_targets(bound_highlights, *grid, 0.5):
         amount = target.strength * (2 * target.attract - 4 * target.suppress).flatten()
         for token in target.tokens:
@@ -59,17 +61,19 @@ def by_hand(kind, size, bound_highlights, references=0, tokens=TOKENS):
     def override(func, q, k, v, heads, *args, **kwargs):
         options, split = kwargs["transformer_options"], kwargs.get("skip_reshape", False)
         plain = func(q, k, v, heads, *args, **kwargs)
-        if q.shape[2 if split else 1] != length or k.shape != q.shape:
+        if (q.shape[2 if split else 1], k.shape[2 if split else 1]) != (queries, keys):
             return plain
         number = seen["calls"] % joint_calls(kind)
         seen["calls"] += 1
         if number >= -(-3 * joint_calls(kind) // 4):
             return plain
         if not split:
-            q, k, v = (t.reshape(*q.shape[:2], heads, -1).transpose(1, 2) for t in (q, k, v))
+            q, k, v = (t.reshape(*t.shape[:2], heads, -1).transpose(1, 2) for t in (q, k, v))
         chunks = options["cond_or_uncond"]
         own = torch.stack([mask * (1 - which) for which in chunks]).repeat_interleave(q.shape[0] // len(chunks), 0)
-        weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + own[:, None]).softmax(-1)
+        logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + own[:, None]
+        given = args[0] if args else kwargs.get("mask")
+        weights = (logits if given is None else logits + given).softmax(-1)
         seen["biased"] += 1
         return (weights @ v).transpose(1, 2).flatten(2)
 
@@ -79,8 +83,9 @@ def by_hand(kind, size, bound_highlights, references=0, tokens=TOKENS):
 # The amounts ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(16, 16), (9, 22)])
-def test_the_amounts_are_those_of_whole_matrices(kind, model, size):
+@pytest.mark.parametrize("number", range(3))
+def test_the_amounts_are_those_of_whole_matrices(kind, model, number):
+    size = sizes(kind)[number]
     x, positive = latent(kind, 2, *size), prompt(CIRCLE, BAR)
     override, seen = by_hand(kind, size, bound(CIRCLE, BAR))
     expected = run(with_override(model, override), positive, x)
@@ -98,6 +103,8 @@ def test_the_amounts_are_those_of_whole_matrices(kind, model, size):
         ("Flux", "flux"),
         ("Chroma", "chroma"),
         ("Lumina2", "lumina2"),
+        ("WAN21_T2V", "wan"),
+        ("LTXV", "ltxv"),
     ],
 )
 def test_from_the_prompt_to_the_sampler(host, kind, encoder):
@@ -217,6 +224,35 @@ def test_several_conditionings(zimage):
         assert moved(run(zimage, positive, x), run(biased, positive, x))
 
 
+@pytest.mark.parametrize("kind", CROSS)
+def test_as_many_cells_as_words(kind, host):
+    """Self- and cross-attention have the same lengths then."""
+    model, size = build(kind), (4, 5) if kind == "LTXV" else (8, 10)
+    x, positive = latent(kind, 1, *size), prompt(CIRCLE, BAR)
+    self_, cross = [], []
+
+    def keep(func, q, k, v, heads, *args, **kwargs):
+        (cross if len(self_) > len(cross) else self_).append(k.clone())
+        return func(q, k, v, heads, *args, **kwargs)
+
+    run(with_override(model, keep), positive, x)
+    found = []
+    biased = with_override(model, lambda func, *args, **kwargs: found.append(args[1].clone()) or func(*args, **kwargs))
+    run(attach(biased, **EVERYWHERE), positive, x)
+    # each block: self-attention of both rows; the unbiased row of the cross-attention
+    assert [len(k) for k in found] == [2, 1, 2, 1]
+    assert torch.equal(found[0], self_[0]) and torch.equal(found[1], cross[0][:1])
+
+
+def test_tokens_of_unknown_places_are_an_error(host):
+    for kind, name in (("WAN21_T2V", "time_dim_concat"), ("LTXV", "keyframe_idxs"), ("ZImage", "ref_latents")):
+        network = build(kind).model.diffusion_model
+        family = family_of(network)
+        family.sequence(network, (16, 16), 20, {name: None})
+        with pytest.raises(LimelightError, match=f"is given {name}.*Remove the node"):
+            family.sequence(network, (16, 16), 20, {name: torch.zeros(1)})
+
+
 @pytest.mark.parametrize("kind", ["Flux", "Flux2", "QwenImage"])
 def test_reference_images_are_left_alone(kind, host):
     model, x = build(kind), latent(kind)
@@ -238,7 +274,7 @@ def test_a_foreign_override_keeps_unbiased_calls_and_gets_no_mask(kind, model):
 
     def override(func, q, k, v, heads, *args, **kwargs):
         masks.append(args[0] if args else kwargs.get("mask"))
-        lengths.append((q.shape[0], q.shape[2 if kwargs.get("skip_reshape") else 1]))
+        lengths.append((q.shape[0], *(t.shape[2 if kwargs.get("skip_reshape") else 1] for t in (q, k))))
         return 0.5 * func(q, k, v, heads, *args, **kwargs)
 
     x, positive = latent(kind), prompt(CIRCLE)
@@ -247,10 +283,10 @@ def test_a_foreign_override_keeps_unbiased_calls_and_gets_no_mask(kind, model):
     before = len(lengths)
     both = run(attach(foreign, **EVERYWHERE), positive, x)
     assert all(mask is None for mask in masks)
-    length = places(kind, (16, 16))[3]
+    length = places(kind, (16, 16))[3:]
     biased = -(-3 * joint_calls(kind) // 4)
-    assert lengths[before:].count((1, length)) == biased  # only the other row of the batch
-    assert lengths[before:].count((2, length)) == joint_calls(kind) - biased
+    assert lengths[before:].count((1, *length)) == biased  # only the other row of the batch
+    assert lengths[before:].count((2, *length)) == joint_calls(kind) - biased
     assert moved(plain, both)
     assert not torch.equal(run(attach(model, **EVERYWHERE), positive, x), both)
 

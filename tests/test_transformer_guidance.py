@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from guided_runs import BAR, CIRCLE, attach, look, prepared, untouched
-from transformer_models import KINDS, build, latent, places, prompt, run
+from transformer_models import KINDS, build, latent, places, prompt, run, sizes
 
 from limelight.guidance.attention import bias, joint_capture
 from limelight.guidance.attention.architectures import family_of
@@ -47,18 +47,19 @@ def looked(model, ready, x, monkeypatch=None, **changes):
     return look(ready, x, **changes), seen
 
 
-@pytest.mark.parametrize("size", [(16, 16), (9, 22)])
-def test_maps_are_those_of_whole_matrices(kind, model, size, monkeypatch):
+@pytest.mark.parametrize("number", range(3))
+def test_maps_are_those_of_whole_matrices(kind, model, number, monkeypatch):
+    size = sizes(kind)[number]
     x, positive = latent(kind, 2, *size), prompt(CIRCLE, BAR)
     ready = prepared(model, positive, x, SIGMA)
     _, (seen,) = looked(model, ready, x, monkeypatch)
     family, network = family_of(model.model.diffusion_model), model.model.diffusion_model
-    column, row, grid, length = places(kind, size)
+    column, row, grid, *lengths = places(kind, size)
     expected = []
 
     def keep(func, q, k, v, heads, *args, **kwargs):
         split = kwargs.get("skip_reshape", False)
-        if q.shape[2 if split else 1] == length:
+        if [t.shape[2 if split else 1] for t in (q, k)] == lengths:
             a, b = (t if split else t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))
             whole = (a @ b.transpose(-1, -2) * a.shape[-1] ** -0.5).softmax(-1).mean(1)
             cells = grid[0] * grid[1]
@@ -81,8 +82,9 @@ def test_maps_are_those_of_whole_matrices(kind, model, size, monkeypatch):
         assert not maps[..., 7:].any()
 
 
-def test_the_gradient_is_that_of_finite_differences(kind, model):
-    x = latent(kind)
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_gradient_is_that_of_finite_differences(kind, model, number):
+    x = latent(kind, 1, *sizes(kind)[number])
     ready, before = prepared(model, prompt(CIRCLE, BAR), x, SIGMA), untouched(model)
     found = look(ready, x)
     assert untouched(model) == before
@@ -105,7 +107,7 @@ def test_less_memory_the_same_gradient(kind, model, layers):
     again = look(ready, x, layers=named, checkpoint=True)
     assert torch.equal(plain.losses, again.losses)
     assert close(again.gradient, plain.gradient)
-    assert not any("forward" in module.__dict__ for module in network.modules())
+    assert not any("forward" in module.__dict__ for module in network.modules() if module is not network)
 
 
 def test_leaving_early_changes_nothing(kind, model, monkeypatch):
@@ -149,15 +151,24 @@ def test_a_batch_equals_single_runs(kind, model):
         assert close(one, single, 2e-3)
 
 
-@pytest.mark.parametrize("kind", ["SD3", "Flux", "ZImage"])
-def test_masked_out_latents_are_bit_identical(kind, host):
-    model, x, mask = build(kind), latent(kind), torch.zeros(1, 16, 16)
+@pytest.mark.parametrize("number", [0, 1])
+def test_masked_out_latents_are_bit_identical(kind, model, number):
+    size = sizes(kind)[number]
+    x, mask, positive = latent(kind, 1, *size), torch.zeros(1, *size), prompt(CIRCLE)
     mask[:, :, :8] = 1
-    positive = prompt(CIRCLE)
     plain = run(model, positive, x, steps=2, noise_mask=mask)
-    guided = run(attach(model, end_percent=1.0), positive, x, steps=2, noise_mask=mask)
-    assert torch.equal(plain[..., 8:], guided[..., 8:])
-    assert not torch.equal(plain[..., :8], guided[..., :8])
+    for one in (attach(model, end_percent=1.0), bias.attach(model, end_percent=1.0)):
+        changed = run(one, positive, x, steps=2, noise_mask=mask)
+        assert torch.equal(plain[..., 8:], changed[..., 8:])
+        assert not torch.equal(plain[..., :8], changed[..., :8])
+
+
+def test_the_two_sides_in_one_batch_or_apart(kind, model, monkeypatch):
+    x, positive = latent(kind, 1, *sizes(kind)[1]), prompt(CIRCLE, BAR)
+    guided = bias.attach(attach(model, updates=1, end_percent=1.0), end_percent=1.0)
+    together = run(guided, positive, x, steps=2)
+    monkeypatch.setattr(model.model, "memory_required", lambda *args, **kwargs: 1e30)
+    assert close(run(guided, positive, x, steps=2), together, 2e-3)
 
 
 def test_with_bias_and_with_reference_images(host):

@@ -87,6 +87,31 @@ def _lumina(path):
     return lumina2.LuminaTokenizer, lumina2.te(), {"gemma2_2b_model_config": LLAMA}, data
 
 
+def _wan(path):
+    from comfy.text_encoders import wan
+
+    # UMT5's vocabulary comes with its weights, too
+    vocabulary = (path / "comfy" / "text_encoders" / "t5_pile_tokenizer" / "tokenizer.model").read_bytes()
+    return (
+        wan.WanT5Tokenizer,
+        wan.te(),
+        {"umt5xxl_model_config": {**T5, "vocab_size": 32128}},
+        {"spiece_model": vocabulary},
+    )
+
+
+def _ltxv(path):
+    from comfy.text_encoders import lt
+
+    return lt.LTXVT5Tokenizer, lt.ltxv_te(), {"t5xxl_model_config": T5}, {}
+
+
+def _cosmos(path):
+    from comfy.text_encoders import cosmos
+
+    return cosmos.CosmosT5Tokenizer, cosmos.te(), {"t5xxl_model_config": T5}, {}
+
+
 SPECIAL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", *"789", "[IMG]", "<pad>"]
 WORDS = (" red", " circle", " square", " blue", " user", "ing", " the")
 
@@ -142,4 +167,7 @@ MAKERS = {
     "qwen_image": _qwen_image,
     "lumina2": _lumina,
     "flux2": _flux2,
+    "wan": _wan,
+    "ltxv": _ltxv,
+    "cosmos": _cosmos,
 }

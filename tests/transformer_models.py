@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import ceil
 
 import torch
@@ -105,8 +106,50 @@ CONFIGS = {
         "joint_attention_dim": WIDTH,
         "axes_dims_rope": (8, 12, 12),
     },
+    "WAN21_T2V": {
+        "image_model": "wan2.1",
+        "model_type": "t2v",
+        "dim": 64,
+        "ffn_dim": 96,
+        "freq_dim": 32,
+        "text_dim": WIDTH,
+        "num_heads": 2,
+        "num_layers": 2,
+    },
+    "LTXV": {
+        "image_model": "ltxv",
+        "in_channels": 128,
+        "cross_attention_dim": 64,
+        "attention_head_dim": 32,
+        "num_attention_heads": 2,
+        "caption_channels": WIDTH,
+        "num_layers": 2,
+    },
+    "CosmosT2IPredict2": {
+        "image_model": "cosmos_predict2",
+        "max_img_h": 32,
+        "max_img_w": 32,
+        "max_frames": 8,
+        "in_channels": 16,
+        "out_channels": 16,
+        "patch_spatial": 2,
+        "patch_temporal": 1,
+        "model_channels": 64,
+        "num_blocks": 2,
+        "num_heads": 2,
+        "mlp_ratio": 2.0,
+        "crossattn_emb_channels": WIDTH,
+        "pos_emb_cls": "rope3d",
+        "pos_emb_learnable": True,
+        "use_adaln_lora": True,
+        "adaln_lora_dim": 16,
+    },
 }
 KINDS = list(CONFIGS)
+CROSS = ["WAN21_T2V", "LTXV", "CosmosT2IPredict2"]
+"""Those with a cross-attention to the text; the others have one joint attention."""
+FILMS = ["QwenImage", *CROSS]
+"""Those whose image is a film of one frame."""
 TOKENS = 20
 
 
@@ -127,14 +170,15 @@ def build(kind: str, seed: int = 0):
                 ones = torch.ones_like(module._parameters["scale"])
                 module._parameters["scale"] = torch.nn.Parameter(ones, requires_grad=False)
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    if kind == "LTXV":  # asks for the mask that its text encoder gives; None is all words
+        network.forward = partial(network.forward, attention_mask=None)
     return patcher(model, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
 
 
 def latent(kind: str, batch: int = 1, height: int = 16, width: int = 16, seed: int = 0) -> torch.Tensor:
     """Noise of the shape that the host samples."""
-    if kind == "QwenImage":
-        return noise(batch, 16, 1, height, width, seed=seed)
-    return noise(batch, 128 if kind == "Flux2" else 16, height, width, seed=seed)
+    channels = 128 if kind in ("Flux2", "LTXV") else 16
+    return noise(batch, channels, *([1] if kind in FILMS else []), height, width, seed=seed)
 
 
 def prompt(*highlights, tokens: int = TOKENS, seed: int = 5, **options) -> list:
@@ -154,18 +198,28 @@ def run(model, positive, x, steps=1, cfg=3.0, sampler="euler", negative=None, **
         ).clone()
 
 
-def places(kind: str, size: tuple[int, int], tokens: int = TOKENS) -> tuple[int, int, tuple[int, int], int]:
-    """Where things are in the joint sequence, as the host's code has it: first column of the conditioning, first row of
-    the image, (h, w) of its tokens, length."""
-    patch = 1 if kind == "Flux2" else 2
+def sizes(kind: str) -> list[tuple[int, int]]:
+    """Latents (h, w): square, odd, flat, and of no multiple of 32 pixels."""
+    if kind == "CosmosT2IPredict2":  # the host does not take odd ones
+        return [(16, 16), (10, 22), (6, 14)]
+    return [(16, 16), (9, 22), (7, 13)]
+
+
+def places(kind: str, size: tuple[int, int], tokens: int = TOKENS) -> tuple[int, int, tuple[int, int], int, int]:
+    """Where things are in the calls in which text and image meet, as the host's code has it: first column of the
+    conditioning, first row of the image, (h, w) of its tokens, number of queries and keys."""
+    patch = 1 if kind in ("Flux2", "LTXV") else 2
     h, w = (ceil(side / patch) for side in size)
+    if kind in CROSS:
+        return 0, 0, (h, w), h * w, tokens
     if kind == "Flux2":
-        return 512 - tokens, 512, (h, w), 512 + h * w
+        return 512 - tokens, 512, (h, w), *[512 + h * w] * 2
     if kind == "ZImage":
         begin = ceil(tokens / 32) * 32
-        return 0, begin, (h, w), begin + ceil(h * w / 32) * 32
-    return 0, tokens, (h, w), tokens + h * w
+        return 0, begin, (h, w), *[begin + ceil(h * w / 32) * 32] * 2
+    return 0, tokens, (h, w), *[tokens + h * w] * 2
 
 
 def joint_calls(kind: str) -> int:
+    """Calls in a forward in which text and image meet."""
     return 4 if kind in ("Flux", "Flux2", "Chroma") else 2

@@ -8,10 +8,11 @@ forward and once more in the backward pass and never saved: no copy of the model
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 
 class FrozenLinear(torch.autograd.Function):
@@ -71,7 +72,10 @@ def frozen_weights(*models: nn.Module, in_place: bool = False) -> Iterator[None]
     fetchers: list[tuple[nn.Module, list, list]] = []
     swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
     hooks: list[torch.utils.hooks.RemovableHandle] = []
+    stack = ExitStack()
     try:
+        if in_place:
+            stack.enter_context(CopiedNorms())
         for module in (module for model in models for module in model.modules()):
             if in_place and isinstance(module, nn.LayerNorm):
                 hooks.append(module.register_forward_pre_hook(_copy_input))
@@ -93,6 +97,7 @@ def frozen_weights(*models: nn.Module, in_place: bool = False) -> Iterator[None]
                         module._parameters[name] = nn.Parameter(_constant(value), requires_grad=False)
         yield
     finally:
+        stack.close()
         for hook in hooks:
             hook.remove()
         for module, name, value in swapped:
@@ -102,6 +107,17 @@ def frozen_weights(*models: nn.Module, in_place: bool = False) -> Iterator[None]
         for module, weight_function, bias_function in fetchers:
             _restore(module, "weight_function", weight_function)
             _restore(module, "bias_function", bias_function)
+
+
+class CopiedNorms(TorchFunctionMode):
+    """Within it, norms that are no layers (LTX-Video's) get a copy of what they norm, as layer norms do: their input is
+    changed in place afterwards."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is getattr(nn.functional, "rms_norm", None) and kwargs.get("weight") is None and len(args) < 3:
+            args = (args[0].clone(), *args[1:])
+        return func(*args, **kwargs)
 
 
 def _copy_input(module: nn.Module, args: tuple) -> tuple:

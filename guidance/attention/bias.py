@@ -112,7 +112,7 @@ def check(network: torch.nn.Module, method: BiasMethod, strengths: dict[str, flo
     if family is not unet and not method.transformers:
         raise LimelightError(
             f"model: found a {type(network).__name__}; this way of biasing attention works on UNets (Stable Diffusion "
-            "1.x, 2.x, SDXL). For diffusion transformers choose the method 'limelight' of Highlight Bias."
+            "1.x, 2.x, SDXL). For diffusion transformers choose the method 'limelight' or 'regions' of Highlight Bias."
         )
     if family is not unet and not strengths["attn2"] and strengths["attn1"]:
         logging.info("Limelight: in diffusion transformers only attention to words is biased, and its strength is 0.")

@@ -1,4 +1,5 @@
-"""Attention bias in diffusion transformers: amounts added to the logits of the image's tokens over the words.
+"""Attention bias in diffusion transformers: amounts added to the logits of the image's tokens over the words, or words
+that count several times or not at all.
 
 What is added fades in a straight line from the beginning of the window to its end, so that the last steps are free to
 draw. Words and image in reference pictures, the text's own view of the image, and the image's view of itself stay as
@@ -7,6 +8,7 @@ they are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +16,7 @@ import torch
 from .bias_methods import Layout
 from .descent import percent_of
 from .joint import OVERRIDE, JointAttention, Term, joined
+from .routes import groups_of, weights_of
 
 if TYPE_CHECKING:
     from .architectures.transformer import Family
@@ -39,7 +42,7 @@ class JointRun:
         self.scenes = {scene.cond["uuid"]: scene for scene in found}
         self.high, self.low = (float(model_sampling.percent_to_sigma(percent)) for percent in window)
         self.begun = False
-        self._amounts: dict[tuple, torch.Tensor] = {}
+        self._made: dict[tuple, object] = {}
 
     def options(self, given: dict, x: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, others: dict) -> dict:
         """The transformer options of one forward with the bias in them; the same object where there is none.
@@ -67,22 +70,28 @@ class JointRun:
         return min(max((end - percent_of(self.model_sampling, sigma)) / max(end - start, 1e-6), 0.0), 1.0)
 
     def _term(self, scene: Scene, joint: JointAttention, device: torch.device, strength: float) -> Term:
-        amounts = self._amount(scene, joint, device)
-
-        def term(queries: slice) -> torch.Tensor:
-            return strength * amounts[:, :, queries]
-
-        return term
-
-    def _amount(self, scene: Scene, joint: JointAttention, device: torch.device) -> torch.Tensor:
-        """(1, 1, cells, T), drawn once a run: what is added at strength 1."""
         from .architectures.transformer import text_offset
 
         sequence, tokens = joint.sequence, scene.cond["cross_attn"].shape[1]
-        key = (scene.cond["uuid"], sequence.grid, sequence.text.stop - sequence.text.start, device)
-        if key not in self._amounts:
-            offset = text_offset(sequence, tokens, self.family)
-            with torch.inference_mode(False):  # the guided step's pass cannot use inference tensors
-                layout = Layout.of(scene, sequence.grid, device, tokens, tokens)
-                self._amounts[key] = torch.nn.functional.pad(self.method.joint(layout), (offset, 0))
-        return self._amounts[key]
+        offset = text_offset(sequence, tokens, self.family)
+        place = (scene.cond["uuid"], sequence.grid, offset, device)
+        with torch.inference_mode(False):  # the guided step's pass cannot use inference tensors
+            layout = self._kept(place, lambda: Layout.of(scene, sequence.grid, device, tokens, tokens))
+            counts = self.method.counts(layout, strength)
+            if counts is None:
+                amount = self._kept((*place, "amount"), lambda: _moved(self.method.joint(layout), offset))
+                return Term(lambda queries: strength * amount[:, :, queries])
+            own = _moved(layout.own[:-1], offset)
+            groups = self._kept((*place, strength), lambda: groups_of(counts[0, 0], own))
+        return Term(lambda queries: weights_of(counts[:, :, queries], own), groups)
+
+    def _kept(self, key: tuple, make: Callable):
+        """What `make` makes, once a run."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+def _moved(columns: torch.Tensor, offset: int) -> torch.Tensor:
+    """(..., T) behind padding that the host puts before the conditioning."""
+    return torch.nn.functional.pad(columns, (offset, 0))

@@ -117,12 +117,17 @@ class BiasMethod:
         raise NotImplementedError
 
     transformers: bool = False
-    """Whether there is a `joint`."""
+    """Whether there is a `joint`, or `counts`."""
 
     def joint(self, layout: Layout) -> torch.Tensor:
-        """-> what to add, at strength 1, to the logits of the image's tokens over the conditioning's in the joint
-        attention of a transformer: (1 or B, 1, N, T)."""
+        """-> what to add, at strength 1, to the logits of the image's tokens over the conditioning's in a transformer:
+        (1 or B, 1, N, T)."""
         raise NotImplementedError
+
+    def counts(self, layout: Layout, strength: float) -> torch.Tensor | None:
+        """How many times each phrase counts for each cell, whole numbers (1 or B, 1, N, n). That is the bias log(count)
+        and in transformers needs no mask. None: this method has no such form."""
+        return None
 
 
 class ShareBias(BiasMethod):
@@ -221,9 +226,31 @@ class Bounded(BiasMethod):
         return (layout.attract >= CORE).to(layout.attract)
 
 
+class Regions(Bounded):
+    """Hard regions: on a highlight its phrase counts TIMES times, beyond its free band not at all. Our own.
+
+    TIMES is about the e^2 of `ShareBias.INSIDE`. In transformers it needs no mask (`routes`), so that fast kernels stay
+    in use. In UNets, cells of a highlight do not see those of the others either, as in `Bounded`.
+    """
+
+    TIMES = 7
+    transformers = True
+
+    def cross(self, scores: Scores, queries: slice, layout: Layout, strength: float, time: float) -> torch.Tensor:
+        counts = self.counts(layout, strength)[:, :, queries]
+        return counts.log().clamp(min=bias_terms.FAR) @ layout.own[:-1]
+
+    def counts(self, layout: Layout, strength: float) -> torch.Tensor:
+        times = (self.TIMES ** (strength * layout.strengths)).round()
+        counts = torch.where(self._inside(layout) > 0, times, 1.0)
+        out = (layout.suppress >= CORE) & (counts == 1) & (layout.strengths > 0)
+        return torch.where(out, 0.0, counts)
+
+
 METHODS: dict[str, BiasMethod] = {
     "limelight": ShareBias(),
     "densediffusion": DenseDiffusion(),
     "bounded": Bounded(),
+    "regions": Regions(),
 }
 """By the names that the node offers."""

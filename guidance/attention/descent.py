@@ -122,11 +122,9 @@ def latent_scale(model_sampling: object, sigma: float) -> float:
 
 def percent_of(model_sampling: object, sigma: torch.Tensor) -> float:
     """Where sigma lies on the noise schedule: 0 = pure noise, 1 = the finished image."""
-    from comfy.model_sampling import CONST
-
-    if isinstance(model_sampling, CONST):  # flow models shift their schedules, and count time in units of their own
+    last = getattr(model_sampling, "num_timesteps", 0) - 1
+    if last < 0:  # of flow models and others without numbered times, which count time in units of their own
         return _percent_at(model_sampling, float(sigma[0]))
-    last = getattr(model_sampling, "num_timesteps", 1000) - 1
     return 1 - float(model_sampling.timestep(sigma[:1])) / last
 
 

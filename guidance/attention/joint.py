@@ -1,20 +1,24 @@
-"""One place for all that happens to the joint attention of a diffusion transformer: who watches it, who biases it.
+"""One place for all that happens to the attention in which a transformer's image and text meet: who watches it, who
+biases it.
 
 A forward of the model gets its own copy of the transformer options with a `JointAttention` in the host's one slot for
-an attention override. Whatever stood there before goes on serving the calls that nobody biases; it never gets a mask,
-because fast kernels (sage, flash) may drop one without a word.
+an attention override. Whatever stood there before goes on serving the calls that nobody biases, and the pieces of those
+that are biased without a mask (`routes`); it never gets a mask, because fast kernels (sage, flash) may drop one without
+a word.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..errors import LimelightError
+from .routes import Group, assembled, attend
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,13 +32,20 @@ ALIGNED = 8  # elements: rows of a mask that start elsewhere are copied by the k
 
 POSITIONAL = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")  # what the host may give without names
 
-Term = Callable[[slice], torch.Tensor]
-"""(queries: a slice of the image's tokens) -> what to add to their logits over the context, (1 or b, 1, n, T)."""
+
+@dataclass(frozen=True)
+class Term:
+    """A bias of one part of a batch."""
+
+    amount: Callable[[slice], torch.Tensor]
+    """(queries: a slice of the image's tokens) -> what to add to their logits over the context, (1 or b, 1, n, T)."""
+    groups: list[Group] | None = None
+    """The same without a mask, if it can be had so."""
 
 
 class JointAttention:
-    """The `optimized_attention_override` of one forward. Knows joint calls by their length, and their block by what the
-    host says or by counting."""
+    """The `optimized_attention_override` of one forward. Knows the calls in which image and text meet by their lengths,
+    and their block by what the host says or by counting."""
 
     def __init__(
         self,
@@ -50,6 +61,8 @@ class JointAttention:
         self.biases: list[tuple[set[tuple], list[Term | None]]] = []
         """Blocks, and for each equal part of the batch what to add."""
         self.count = 0
+        self.text_is_next = False
+        """In a cross-attention family whose text is as long as its image: after a block's self-attention."""
         self.lengths: set[tuple[int, int]] = set()
         """(queries, keys) of all other calls."""
         self.again: tuple | None = None
@@ -60,7 +73,7 @@ class JointAttention:
         given = {**dict(zip(POSITIONAL, args, strict=False)), **kwargs}
         split = bool(given.get("skip_reshape"))
         lengths = tuple(t.shape[2 if split else 1] for t in (q, k))
-        if lengths != (self.sequence.length, self.sequence.length):
+        if not self._meets(lengths):
             self.lengths.add(lengths)
             return plain(q, k, v, heads, *args, **kwargs)
         key = self._key(given.get("transformer_options") or {})
@@ -72,10 +85,27 @@ class JointAttention:
         parts, size, mask = [], q.shape[0] // len(biases[0]), given.pop("mask", None)
         for number, terms in enumerate(zip(*biases, strict=True)):
             part, terms = slice(number * size, (number + 1) * size), [term for term in terms if term is not None]
-            own, own_mask = (q[part], k[part], v[part], heads), _of_batch(mask, part, q.shape[0])
-            led = self._led(*own, own_mask, terms, split, given) if terms else plain(*own, mask=own_mask, **given)
-            parts.append(led)
-        return torch.cat(parts)
+            own, own_mask = (q[part], k[part], v[part]), _of_batch(mask, part, q.shape[0])
+            if not terms:
+                parts.append(plain(*own, heads, mask=own_mask, **given))
+            elif len(terms) == 1 and terms[0].groups is not None and own_mask is None:
+                run = partial(_run, plain, heads, given)
+                pieces = attend(run, *own, 2 if split else 1, terms[0].groups, self.sequence)
+                parts.append(assembled(pieces, self.sequence.queries, _axis(given)))
+            else:
+                pieces = self._led(*own, heads, own_mask, terms, split, given)
+                parts.append(assembled(pieces, self.sequence.queries, _axis(given)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _meets(self, lengths: tuple[int, int]) -> bool:
+        """Whether in a call with so many queries and keys image and text meet."""
+        expected = self.sequence.queries, self.sequence.keys
+        if lengths != expected:
+            return False
+        if self.family.cross and expected[0] == expected[1]:
+            self.text_is_next = not self.text_is_next
+            return not self.text_is_next
+        return True
 
     def _key(self, options: dict) -> tuple:
         number, self.count = self.count, self.count + 1
@@ -95,26 +125,25 @@ class JointAttention:
             self.again = before
 
     def _led(self, q, k, v, heads: int, mask: torch.Tensor | None, terms: list[Term], split: bool, given: dict):
-        """Attention of which the image's rows have the terms added to their logits over the text."""
+        """-> (rows, attention) piece by piece, of which the image's rows have the terms added to their logits over the
+        text."""
         # with the options the host's function would come back to this override
         rest = {name: value for name, value in given.items() if name != "transformer_options"}
-        image, text = self.sequence.image, self.sequence.text
-        step = max(1, PIECE // (self.sequence.length * q.shape[0]))
+        image, text, keys = self.sequence.image, self.sequence.text, self.sequence.keys
+        step = max(1, PIECE // (keys * q.shape[0]))
         cuts = [(slice(0, image.start), None)]
         for begin in range(image.start, image.stop, step):
             end = min(begin + step, image.stop)
             cuts.append((slice(begin, end), slice(begin - image.start, end - image.start)))
-        cuts.append((slice(image.stop, self.sequence.length), None))
-        pieces = []
+        cuts.append((slice(image.stop, self.sequence.queries), None))
         for rows, cells in cuts:
             if rows.start == rows.stop:
                 continue
             own = _rows(mask, rows)
             if cells is not None:
-                added = sum(term(cells) for term in terms)
-                own = _with(own, added, text, q, self.sequence.length)
-            pieces.append(_exact(q[:, :, rows] if split else q[:, rows], k, v, heads, own, rest))
-        return torch.cat(pieces, 2 if rest.get("skip_output_reshape") else 1)
+                added = sum(term.amount(cells) for term in terms)
+                own = _with(own, added, text, q, keys)
+            yield rows, _exact(q[:, :, rows] if split else q[:, rows], k, v, heads, own, rest)
 
     def check(self, begun: bool) -> bool:
         """After the forward: whether its joint attention came by. begun: it has, in a forward before (other packs may
@@ -122,14 +151,16 @@ class JointAttention:
         does."""
         if self.count > len(self.keys):
             raise LimelightError(
-                f"model: this {self.family.name} made {self.count} joint attention calls with {len(self.keys)} blocks. "
+                f"model: this {self.family.name} made {self.count} attention calls between image and text with "
+                f"{len(self.keys)} blocks. "
                 "Another node has changed the model's structure, so that Limelight does not know which call is which; "
                 "remove that node."
             )
         if not self.count and not begun:
             lengths = ", ".join(f"{q} x {k}" for q, k in sorted(self.lengths)) or "none at all"
+            tokens = f"from {self.sequence.queries} to" if self.family.cross else "over"
             raise LimelightError(
-                f"model: this {self.family.name} made no attention call over {self.sequence.length} tokens (text "
+                f"model: this {self.family.name} made no attention call {tokens} {self.sequence.keys} tokens (text "
                 f"{self.sequence.text.stop - self.sequence.text.start}, image {self.sequence.grid[0]} x "
                 f"{self.sequence.grid[1]}) that Limelight could see; it saw {lengths}. Its attention is computed "
                 "elsewhere (a quantised or compiled runtime), or another node adds tokens. Use a model that ComfyUI "
@@ -152,9 +183,18 @@ def joined(
     before, latent = options.get(OVERRIDE), tuple(x.shape[-2:])
     if isinstance(before, JointAttention):
         return options, before
-    sequence = family.sequence(network, latent, context.shape[1], given.get("ref_latents") or ())
+    sequence = family.sequence(network, latent, context.shape[1], given)
     joint = JointAttention(family, sequence, family.all_blocks(network, *latent), before)
     return {**options, OVERRIDE: joint}, joint
+
+
+def _run(attention: Callable, heads: int, given: dict, q, k, v) -> torch.Tensor:
+    return attention(q, k, v, heads, **given)
+
+
+def _axis(given: dict) -> int:
+    """The axis of tokens in the output of an attention call."""
+    return 2 if given.get("skip_output_reshape") else 1
 
 
 def _exact(q, k, v, heads: int, mask: torch.Tensor | None, rest: dict) -> torch.Tensor:

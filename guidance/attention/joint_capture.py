@@ -1,9 +1,9 @@
-"""How the image's tokens look at the words in a transformer's joint attention, with a gradient."""
+"""How the image's tokens look at the words in a transformer, with a gradient."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import LimelightError
 from .architectures.transformer import text_offset
+from .autograd import CopiedNorms
 from .capture import StopForward
 from .joint import OVERRIDE, JointAttention, joined
 from .seen import Seen
@@ -121,14 +122,14 @@ def checkpointed_blocks(family: Family, network: nn.Module, blocks: Sequence[Blo
             module = family.module(network, block)
             if "forward" not in module.__dict__:  # else another pack's own forward
                 modules.append(module)
-                module.forward = _checkpointed(module, block.key)
+                module.forward = _checkpointed(module, block.key, family.in_place)
         yield
     finally:
         for module in modules:
             module.__dict__.pop("forward", None)
 
 
-def _checkpointed(module: nn.Module, key: tuple) -> Callable:
+def _checkpointed(module: nn.Module, key: tuple, in_place: bool) -> Callable:
     def forward(*args, **kwargs):
         # the host changes the options as it walks through the network: the second run needs those of the first
         kwargs["transformer_options"] = options = dict(kwargs.get("transformer_options") or {})
@@ -141,7 +142,7 @@ def _checkpointed(module: nn.Module, key: tuple) -> Callable:
             if not runs or not isinstance(joint, JointAttention):
                 runs.append(key)
                 return type(module).forward(module, *args, **kwargs)
-            with joint.inside(key):
+            with joint.inside(key), CopiedNorms() if in_place else nullcontext():  # in a thread of autograd's
                 return type(module).forward(module, *args, **kwargs)
 
         return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)

@@ -143,9 +143,10 @@ def latent_size(args: tuple, kwargs: dict, family: object = unet) -> tuple[int, 
 def size_of(noise: torch.Tensor, family: object = unet) -> tuple[int, int]:
     """(h, w) of a run's noise. A transformer's image may come as a film of one frame, (B, C, 1, h, w)."""
     if noise.ndim != 4 and (family is unet or noise.ndim != 5 or noise.shape[2] != 1):
+        frames = f" (a film of {noise.shape[2]} frames)" if noise.ndim == 5 else ""
         raise LimelightError(
-            f"latent: found {noise.ndim} dimensions, expected 4 (batch, channels, height, width). Highlights work on "
-            "images; connect an image latent."
+            f"latent: found {noise.ndim} dimensions{frames}, expected 4 (batch, channels, height, width). Highlights "
+            "work on images; connect an image latent, or a film of length 1."
         )
     return tuple(noise.shape[-2:])
 

@@ -4,13 +4,14 @@
 |---|---|---|
 | l, g, t5xxl | Stable Diffusion 3 | chunks of CLIP, then T5 |
 | l, t5xxl | Flux | T5; CLIP gives a pooled vector only |
-| t5xxl | Chroma | T5 |
+| t5xxl | Chroma, LTX-Video, Cosmos Predict2 | T5 |
+| umt5xxl | Wan | UMT5 |
 | qwen3_4b | Z-Image | the template and the text in it |
 | qwen25_7b | Qwen-Image | the same, without the first part of the template |
 | gemma2_2b, gemma3_4b | Lumina 2 and its kin | start token and text |
 | mistral3_24b | Flux.2 | the template and the text in it |
 
-Read off comfy/text_encoders/{sd3_clip,flux,pixart_t5,z_image,qwen_image,lumina2}.py.
+Read off comfy/text_encoders/{sd3_clip,flux,pixart_t5,lt,cosmos,wan,z_image,qwen_image,lumina2}.py.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SPELLED = {
     frozenset({"l", "t5xxl"}): "t5xxl",
     **{
         frozenset({name}): name
-        for name in ("t5xxl", "qwen3_4b", "qwen3_8b", "qwen25_7b", "gemma2_2b", "gemma3_4b", "mistral3_24b")
+        for name in ("t5xxl", "umt5xxl", "qwen3_4b", "qwen3_8b", "qwen25_7b", "gemma2_2b", "gemma3_4b", "mistral3_24b")
     },
 }
 """By the names of what the tokenizer returns: the encoder that is read by its spelling."""

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from .unet import Block
 
 AUTO = "auto"
+SUPPORTED = (
+    "Highlights work with Stable Diffusion 1.x, 2.x, XL, 3, 3.5, Flux, Flux.2, Chroma, Lumina 2, Z-Image and "
+    "Qwen-Image, and with single images of Wan, LTX-Video and Cosmos Predict2; connect one of those."
+)
 _RANGE = r"(\d+)(?:\s*-\s*(\d+))?"
-_PART = "input|middle|output|joint|double|single|layer"  # the last four: of diffusion transformers
+_PART = "input|middle|output|joint|double|single|layer|block"  # the last five: of diffusion transformers
 _NAME = re.compile(rf"({_PART})(?:\s+{_RANGE})?(?:\s*\.\s*{_RANGE})?", re.ASCII)
 
 

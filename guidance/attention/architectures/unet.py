@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...errors import LimelightError
-from .names import AUTO, is_automatic, named
+from .names import AUTO, SUPPORTED, is_automatic, named
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,8 +40,8 @@ def check(diffusion_model: nn.Module, name: str = "model") -> None:
 
     if not isinstance(diffusion_model, UNetModel):
         raise LimelightError(
-            f"{name}: found a {type(diffusion_model).__name__}, expected a UNet (Stable Diffusion 1.x, 2.x or SDXL). "
-            "This diffusion transformer is not supported here; connect a UNet model."
+            f"{name}: found a {type(diffusion_model).__name__}, expected a UNet or one of the transformers that have "
+            f"been described to Limelight. {SUPPORTED}"
         )
     if any(isinstance(module, SpatialVideoTransformer) for module in diffusion_model.modules()):
         raise LimelightError(f"{name}: found a video UNet, expected an image UNet. Video models are not supported yet.")
