@@ -26,7 +26,8 @@ class LimelightHighlightBias(io.ComfyNode):
             "and to no phrase that is highlighted elsewhere. Costs next to nothing. The highlights come with the "
             "positive conditioning (Highlight Prompt). By itself, or together with Highlight Guidance, which is "
             "slower and more exact. UNets (SD 1.x, 2.x, SDXL) and "
-            "transformers (SD 3, Flux, Flux.2, Chroma, Lumina 2, Z-Image, Qwen-Image).",
+            "transformers (SD 3, Flux, Flux.2, Chroma, Lumina 2, Z-Image, Qwen-Image; single images of Wan, LTX-Video "
+            "and Cosmos Predict2).",
             inputs=[
                 io.Model.Input("model", tooltip="The model, with LoRAs and patches as you like."),
                 io.Float.Input(
@@ -56,8 +57,9 @@ class LimelightHighlightBias(io.ComfyNode):
                     default=DEFAULT,
                     tooltip="limelight: each phrase gets at least nine tenths of the attention on its highlight and "
                     "none far from it. densediffusion: the published modulation of every attention layer, slower. "
-                    "bounded: only keeps highlights from seeing each other, for prompts whose objects mix. Diffusion "
-                    "transformers: limelight only, with fixed amounts.",
+                    "bounded: only keeps highlights from seeing each other, for prompts whose objects mix. regions: "
+                    "hard borders, a phrase counts seven times on its highlight and not at all far from it. Diffusion "
+                    "transformers: limelight with fixed amounts, or regions, which keeps fast attention.",
                 ),
                 advanced(
                     io.Float.Input(
