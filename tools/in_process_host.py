@@ -65,6 +65,10 @@ class InProcessHost:
             raise WorkflowError(failure({"status_str": "error", "messages": self._executor.status_messages}))
         return self._executor.history_result
 
+    def messages(self) -> list[tuple[str, dict[str, Any]]]:
+        """-> what the host said of the last run: event and data, as in a history entry's status."""
+        return self._executor.status_messages
+
     def images(self, entry: dict[str, Any]) -> list[bytes]:
         """-> every saved or previewed image (PNG bytes) of what `run_workflow` gave. Their files are gone then."""
         found = []
