@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import text_encoders
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,6 +52,13 @@ def with_embeddings(clip_l, clip_sdxl, tmp_path_factory):
     sd1.tokenizer = comfy.sd1_clip.SD1Tokenizer(embedding_directory=str(folder))
     sdxl.tokenizer = comfy.sdxl_clip.SDXLTokenizer(embedding_directory=str(folder))
     return sd1, sdxl
+
+
+def test_decoded_tokens_are_the_phrase(clip_l, clip_sdxl, decode):
+    for text, phrase in text_encoders.PROMPTS:
+        for clip in (clip_l, clip_sdxl):
+            found = decode(clip, text, find_phrase(clip, text, phrase))
+            assert "".join(found.split()) == "".join(phrase.split()), text
 
 
 def first_changed(clip, text, word_id, tower="clip_l"):
@@ -227,7 +235,8 @@ def test_merge_leaves_its_inputs_alone(clip_l):
         ("", document("cat"), ["''", "no words", "'cat'"]),
         (" \n\t", document("cat"), ["no words"]),
         ("()", document("cat"), ["no words"]),
-        ("two cats", document("cat"), ["'cat'", "not in the prompt 'two cats'", "Did you mean 'cats'"]),
+        ("two cats", document("cat"), ["'cat'", "not in the prompt 'two cats'", "clip_l", "Did you mean 'cats'"]),
+        ("a dog", document("xylophone"), ["'xylophone'", "clip_l", "The nearest there is 'dog'"]),
         ("a red cirle", document("red circle"), ["Did you mean 'red cirle'"]),
         ("a party", document("art"), ["'art'", "not in the prompt"]),
         ("sun", document("sun and moon"), ["3 in the phrase, 1 in the prompt"]),

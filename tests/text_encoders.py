@@ -9,6 +9,17 @@ from pathlib import Path
 
 from conftest import TINY_CLIP_G, TINY_CLIP_L, random_weights
 
+COLOURS = ("red", "blue", "turquoise", "off-white", "dark purple")
+THINGS = ("circle", "old oak tree", "chiaroscuro portrait", "café table", "7 kites", "cat's bed")
+PROMPTS = [
+    (f"A photo of {c1} {t1}, and a {c2} {t2} next to it.", f"{c} {t}")
+    for number, t1 in enumerate(THINGS)
+    for c1 in COLOURS
+    for c2, t2 in [(COLOURS[(number + 2) % 5], THINGS[(number + 3) % 6])]
+    for c, t in ((c1, t1), (c2, t2))
+    if (c1, t1) != (c2, t2)
+]
+"""More than fifty prompts with a phrase each."""
 T5 = {"d_model": 64, "d_ff": 64, "d_kv": 16, "num_heads": 4, "num_layers": 2}
 LLAMA = {
     "hidden_size": 64,

@@ -195,20 +195,27 @@ def _too_few(source: str, prompt: PromptTokens, occurrence: int, count: int) -> 
 
 
 def _missing(clip: Any, prompt: PromptTokens, phrase: str, reading: dict[str, list[Token]]) -> str:
-    message = f"highlight phrase {quote(phrase)}: not in the prompt {quote(prompt.text)}."
+    name, run = next(iter(reading.items()))
+    message = (
+        f"highlight phrase {quote(phrase)}: not in the prompt {quote(prompt.text)} as the text encoder clip_{name} "
+        "reads it."
+    )
     if _size(reading) > len(prompt.columns):
         message += f" Tokens: {_size(reading)} in the phrase, {len(prompt.columns)} in the prompt."
-    name, run = next(iter(reading.items()))
     tokenizer = tower_tokenizer(clip, name)
     message += _near([words_of(tokenizer, part) for part in prompt.towers[name]], words_of(tokenizer, run))
     return message + " Use whole words, in the order and spelling of the prompt."
 
 
 def _near(texts: list[list[str]], words: list[str]) -> str:
-    """ " Did you mean ...?" with what is like the words in texts, or nothing."""
+    """ " Did you mean ...?" with what is like the words in texts, or what is nearest; nothing where there is none."""
     near = []
     for there in texts:
         for length in (len(words), len(words) + 1, max(len(words) - 1, 1)):
             near += [" ".join(there[begin : begin + length]) for begin in range(len(there) - length + 1)]
-    matches = difflib.get_close_matches(" ".join(words), list(dict.fromkeys(near)), n=3)
-    return f" Did you mean {' or '.join(map(repr, matches))}?" if matches else ""
+    wanted, near = " ".join(words), list(dict.fromkeys(near))
+    matches = difflib.get_close_matches(wanted, near, n=3)
+    if matches:
+        return f" Did you mean {' or '.join(map(repr, matches))}?"
+    nearest = difflib.get_close_matches(wanted, near, n=1, cutoff=0.0)
+    return f" The nearest there is {quote(nearest[0])}." if nearest else ""
