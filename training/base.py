@@ -128,17 +128,17 @@ class Base:
         return digest.hexdigest()
 
 
-def load(source: str | Path, prediction: str | None = None, tokenizers: Sequence[str] = ()) -> Base:
+def load(source: str | Path, prediction: str | None = None, tokenizer: str | None = None) -> Base:
     """A base model from a diffusers folder or a single safetensors file. Raises LimelightError.
 
-    prediction: overrides what the folder says, or the guess of a single file. tokenizers: their folders, which a single
-    file lacks.
+    prediction: overrides what the folder says, or the guess of a single file. tokenizer: CLIP's, which a single file
+    lacks: a folder, or a name on the Hugging Face Hub.
     """
     path = Path(source)
     if path.is_file():
         from .single_file import load_single_file
 
-        base = load_single_file(path, prediction, tokenizers)
+        base = load_single_file(path, prediction, tokenizer)
     elif (path / "model_index.json").is_file():
         base = _load_folder(path)
     else:

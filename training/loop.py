@@ -7,7 +7,6 @@ last checkpoint to the very same weights.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import time
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
@@ -28,6 +26,7 @@ from .base import Base
 from .cache import Cache, batches
 from .draws import Draws
 from .log import Log
+from .state import State, averaged
 from .task import Batch, Task
 
 # isort: split
@@ -83,7 +82,7 @@ def run(
         power=options.lr_power,
     )
     average = EMAModel(weights, decay=options.ema_decay) if options.use_ema else None
-    state = _State(accelerator, schedule, average)
+    state = State(accelerator, schedule, average)
     step = 0
     if found:
         state.load(found[0])
@@ -128,7 +127,7 @@ def run(
             )
         if options.validation_steps and (step % options.validation_steps == 0 or last) and whole is None:
             if main:
-                with _averaged(average, weights):
+                with averaged(average, weights):
                     _validate(task, base, options, data, accelerator, log, step)
             accelerator.wait_for_everyone()
         meter.restart()
@@ -218,47 +217,6 @@ class _Meter:
                 )
 
 
-class _State:
-    """What a checkpoint holds: networks, optimizer and scaler by accelerate, which knows how they are spread; the
-    learning rate's schedule and the running average beside them."""
-
-    def __init__(self, accelerator: Accelerator, schedule: Any, average: EMAModel | None):
-        self.accelerator, self.schedule, self.average = accelerator, schedule, average
-
-    def save(self, folder: Path) -> None:
-        self.accelerator.save_state(str(folder))
-        if self.accelerator.is_main_process:
-            torch.save(self.schedule.state_dict(), folder / "schedule.pt")
-            if self.average:
-                shadow = {str(i): value.contiguous() for i, value in enumerate(self.average.shadow_params)}
-                save_file(shadow, folder / "average.safetensors", {"step": str(self.average.optimization_step)})
-
-    def load(self, folder: Path) -> None:
-        self.accelerator.load_state(str(folder))
-        self.schedule.load_state_dict(torch.load(folder / "schedule.pt", weights_only=True))
-        if self.average:
-            from safetensors import safe_open
-
-            shadow = load_file(folder / "average.safetensors")
-            self.average.shadow_params = [shadow[str(i)] for i in range(len(shadow))]
-            with safe_open(folder / "average.safetensors", "pt") as file:
-                self.average.optimization_step = int(file.metadata()["step"])
-
-
-@contextlib.contextmanager
-def _averaged(average: EMAModel | None, weights: list[nn.Parameter]) -> Iterator[None]:
-    """Within the block the network has its running average."""
-    if average is None:
-        yield
-        return
-    average.store(weights)
-    average.copy_to(weights)
-    try:
-        yield
-    finally:
-        average.restore(weights)
-
-
 @torch.no_grad()
 def _validate(
     task: Task, base: Base, options: argparse.Namespace, data: Cache, accelerator: Accelerator, log: Log, step: int
@@ -300,7 +258,7 @@ def _exported(
             task.network = whole
     if not accelerator.is_main_process:
         return []
-    with _averaged(average, weights):
+    with averaged(average, weights):
         files = task.export(options.output_dir)
     for path in files:
         say(f"wrote {path}")

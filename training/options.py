@@ -27,11 +27,11 @@ def parser(module: str, text: str, presets: Mapping[str, Mapping[str, Any]] | No
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if presets:
-        made.add_argument("--preset", choices=tuple(presets), help="a published recipe; other options go before it")
+        made.add_argument("--preset", choices=tuple(presets), help="a published recipe; other options still count")
     add = made.add_argument_group("data and base model").add_argument
     add("--pretrained_model_name_or_path", required=True, metavar="PATH", help="a diffusers folder or .safetensors")
     add("--prediction_type", choices=PREDICTIONS, help="what the base predicts (default: as its folder says)")
-    add("--tokenizer", nargs="+", default=[], metavar="DIR", help="of a base in one file: its tokenizer(s)")
+    add("--tokenizer", metavar="DIR", help="of a base in one file: CLIP's vocabulary (default: from the Hub)")
     add("--train_data_dir", required=True, metavar="SOURCE", help="folder with metadata.jsonl, or WebDataset shards")
     add("--max_train_samples", type=int, metavar="N", help="only the first so many samples")
     add("--resolution", type=int, nargs="+", default=[512], metavar="N", help="pixels: a side, or width and height")

@@ -8,7 +8,8 @@ imagefolder, KEY.saliency.png in shards); prepare_saliency makes one. Several GP
 that was stopped goes on with --resume_from_checkpoint latest.
 
 The preset gazefusion is the published recipe (GazeFusion, ACM TAP 2024): the map in all three channels, no dropout of
-captions, no augmentation, float32, AdamW at 1e-5, batches of 16.
+captions, no augmentation, float32, AdamW at 1e-5, batches of 16. Without it, maps are also dimmed, mirrored and, a part
+of the time, replaced by the few blobs that a user would draw.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ import torch
 from PIL import Image
 
 from ..guidance.errors import LimelightError
+from ..guidance.saliency import metrics
+from ..models.classic_saliency import ClassicSaliency
 from ..tools.console import StepFailed, main_guard
-from . import control, export, noise, options, preview, run
+from . import blobs, control, export, hints, noise, options, preview, run, saliency_loss
 from .base import Base, load
 from .draws import Draws
+from .prepare_saliency import predictor
 from .task import Batch
 from .views import cover
 
@@ -47,7 +51,16 @@ PRESETS = {
         "validation_steps": 1000,
         "validation_scale": 9.0,
         "seed": 123,
+        "hint": "grey",
+        "random_flip": False,
+        "amplitude_jitter": 1.0,
+        "gaussian_maps": 0.0,
+        "saliency_loss_weight": 0.0,
     }
+}
+HINTS = {
+    "grey": "saliency map in all channels, 0 to 1",
+    "channels": "red: attract, green: suppress, blue: do not care, each 0 to 1; a grey map is one to attract",
 }
 
 
@@ -62,7 +75,15 @@ class SaliencyControlNet:
         self.network = control.build(
             base, settings.controlnet_model_name_or_path, settings.seed, settings.head_channels
         )
-        self.settings = {"resolution": settings.resolution, "flip": settings.random_flip}
+        self.settings = {
+            "resolution": settings.resolution,
+            "flip": settings.random_flip,
+            "blobs": settings.gaussian_count if settings.gaussian_maps else 0,
+        }
+        self.judge = ClassicSaliency()
+        self.predictor = predictor(settings.saliency_predictor) if settings.saliency_loss_weight else None
+        if self.predictor is not None:
+            self.predictor.requires_grad_(False).eval()
 
     def views(self, sample: dict[str, Any], rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
         """The picture and its map, covering the resolution; with --random_flip also mirrored."""
@@ -75,33 +96,61 @@ class SaliencyControlNet:
         return [view, mirrored] if self.options.random_flip else [view]
 
     def encode(self, views: list[dict[str, np.ndarray]]) -> list[Batch]:
-        """-> "moments" (2 C, h, w) of the latents; "hint" (1, H, W), uint8."""
+        """-> "moments" (2 C, h, w) of the latents; "hint" (1, H, W), uint8; "blobs" (K, 6), see `blobs`."""
         moments = self.base.encode_images(np.stack([view["image"] for view in views]))
-        hints = [torch.from_numpy(view["hint"].copy()) for view in views]
-        return [{"moments": one, "hint": hint} for one, hint in zip(moments, hints, strict=True)]
+        made = [
+            {"moments": one, "hint": torch.from_numpy(view["hint"].copy())}
+            for one, view in zip(moments, views, strict=True)
+        ]
+        if self.settings["blobs"]:
+            for one in made:  # one by one, so that a blob does not depend on what it is fitted together with
+                one["blobs"] = blobs.fit(one["hint"].float() / 255, self.settings["blobs"])[0]
+        return made
 
     def loss(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """|| target - output ||^2, mean over a latent."""
+        """|| target - output ||^2, mean over a latent; and the consistency of `saliency_loss`, if asked for."""
         base = self.base
         shape = batch["moments"].shape[1] // 2, *batch["moments"].shape[2:]
         clean = base.latents(batch["moments"], draws.normal(*shape))
         added = draws.normal(*shape)
-        t = draws.to_device(noise.uniform_times(draws.uniform(), base.times))
+        times = noise.uniform_times(draws.uniform(), base.times)  # on the CPU
+        t = draws.to_device(times)
         level = base.level(t)
         noisy = noise.add_noise(clean, added, level)
-        output = control.predict(base, self.network, noisy, t, base.conditioning(batch), self._hint(batch))
+        hint = self._hint(batch, draws)
+        output = control.predict(base, self.network, noisy, t, base.conditioning(batch), hint)
         wanted = noise.target(clean, added, level, base.prediction)
         losses = (output.float() - wanted).square().mean((1, 2, 3))
         if self.options.snr_gamma is not None:
             losses = losses * noise.min_snr_weights(level, self.options.snr_gamma, base.prediction)
-        return losses, {}
+        if self.predictor is None:
+            return losses, {}
+        numbers, weights = (draws.to_device(part) for part in saliency_loss.chosen(base, times))
+        told = losses.new_zeros(len(losses))
+        if len(numbers):
+            for part in (base.vae, self.predictor):
+                part.to(losses.device)
+            believed = saliency_loss.estimate(base, noisy, output, t)[numbers]
+            maps = batch["hint"][numbers].float() / 255
+            told = told.index_add(0, numbers, weights * saliency_loss.divergence(base, self.predictor, believed, maps))
+        return losses + self.options.saliency_loss_weight * told, {"saliency_loss": told.detach().mean()}
 
-    def _hint(self, batch: Batch) -> torch.Tensor:
-        """(B, 3, H, W) in [0, 1]."""
-        return (batch["hint"].float() / 255).expand(-1, 3, -1, -1)
+    def _hint(self, batch: Batch, draws: Draws | None = None) -> torch.Tensor:
+        """(B, 3, H, W) in [0, 1]; with draws, augmented as the options say."""
+        given, maps = self.options, batch["hint"].float() / 255
+        if draws is None:
+            return maps.expand(-1, 3, -1, -1)
+        u = draws.to_device(draws.uniform(2 + hints.CHANNELS))
+        if given.gaussian_maps:
+            drawn = blobs.render(batch["blobs"].float(), *maps.shape[-2:])[:, None]
+            maps = torch.where((u[:, 0] < given.gaussian_maps).view(-1, 1, 1, 1), drawn, maps)
+        if given.amplitude_jitter < 1:
+            maps = hints.dimmed(maps, u[:, 1], given.amplitude_jitter)
+        return hints.three_channels(maps, u[:, 2:]) if given.hint == "channels" else maps.expand(-1, 3, -1, -1)
 
     def validate(self, batch: Batch, empty: Batch, draws: Draws) -> tuple[list[Image.Image], dict[str, float]]:
-        """Rows of: the map, what is made under it, the picture that it came from."""
+        """Rows of: the map, what is made under it, the picture that it came from. "saliency_cc": correlation of what a
+        predictor without weights sees in what is made with the map, the mean."""
         hint, base = self._hint(batch), self.base
         shape = batch["moments"].shape[1] // 2, *batch["moments"].shape[2:]
 
@@ -110,8 +159,11 @@ class SaliencyControlNet:
 
         made = preview.sample(base, draws.normal(*shape), {}, empty, predict, scale=self.options.validation_scale)
         given = base.latents(batch["moments"], None)
-        columns = (preview.images(part) for part in (hint, base.decode(made), base.decode(given)))
-        return [preview.row(cells) for cells in zip(*columns, strict=True)], {}
+        pictures = base.decode(made).clamp(0, 1)
+        seen = self.judge.predict(pictures.movedim(1, -1).cpu()).numpy()
+        fit = np.mean([metrics.cc(one, wish) for one, wish in zip(seen, hint[:, 0].cpu().numpy(), strict=True)])
+        columns = (preview.images(part) for part in (hint, pictures, base.decode(given)))
+        return [preview.row(cells) for cells in zip(*columns, strict=True)], {"saliency_cc": float(fit)}
 
     def export(self, folder: Path) -> list[Path]:
         """Both layouts, see `control.write`."""
@@ -120,7 +172,7 @@ class SaliencyControlNet:
             base=self.base.kind,
             base_model=self.base.source,
             prediction=self.base.prediction,
-            hint="saliency map in all channels, 0 to 1",
+            hint=HINTS[self.options.hint],
             preset=self.options.preset,
             resolution="x".join(map(str, self.options.resolution)),
         )
@@ -133,9 +185,21 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = made.add_argument_group("saliency ControlNet").add_argument
     add("--controlnet_model_name_or_path", type=Path, metavar="PATH", help="weights to start from (default: base)")
     add("--head_channels", type=int, metavar="N", help="of an attention head; ComfyUI takes 64 in nets of unknown size")
-    add("--random_flip", action="store_true", help="every sample also mirrored")
+    add("--hint", choices=tuple(HINTS), default="grey", help="what its channels mean (default %(default)s)")
+    add("--random_flip", action=argparse.BooleanOptionalAction, default=True, help="every sample also mirrored")
+    add("--amplitude_jitter", type=float, default=0.5, metavar="X", help="dim maps down to that (default %(default)s)")
+    add("--gaussian_maps", type=float, default=0.3, metavar="P", help="share as a few blobs (default %(default)s)")
+    add("--gaussian_count", type=int, default=3, metavar="N", help="of these blobs (default %(default)s)")
+    add("--saliency_loss_weight", type=float, default=0.0, metavar="X", help="of the consistency loss (default none)")
+    add("--saliency_predictor", default="signature", metavar="FILE", help="for it: classic, signature or weights")
     add("--validation_scale", type=float, default=preview.SCALE, metavar="X", help="guidance (default %(default)s)")
-    return options.parse(made, argv, PRESETS)
+    given = options.parse(made, argv, PRESETS)
+    for name in ("amplitude_jitter", "gaussian_maps"):
+        if not 0 <= getattr(given, name) <= 1:
+            made.error(f"--{name}: found {getattr(given, name):g}; expected a number from 0 to 1")
+    if given.gaussian_count < 1 or given.saliency_loss_weight < 0:
+        made.error("--gaussian_count has to be 1 or more, --saliency_loss_weight 0 or more")
+    return given
 
 
 def main(argv: Sequence[str] | None = None) -> None:
