@@ -6,6 +6,7 @@ guided step. Small graphs on shapeworld, run by the host's own executor; latents
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -39,6 +40,7 @@ GUIDED = {
     "LimelightExpansionGuard": {**ALWAYS, "subject_mask": MASK},
     "LimelightLocalStructure": {**ALWAYS, "reference": ["reference", 0], "mask": MASK},
 }
+NUMBERS = itertools.count()
 BIASES = {"LimelightHighlightBias", "LimelightExpansionGuard"}
 
 
@@ -75,15 +77,16 @@ def graph(guided: str | None = None, steps: int = STEPS) -> dict[str, dict]:
 
 
 def filled(prompt: dict[str, dict], info: dict) -> dict[str, dict]:
-    """The graph with the defaults of all widgets that it leaves open, as the front end would send it."""
+    """The graph with the defaults of all widgets that it leaves open. The sampler gets an input that it does not know,
+    another one each time: so the host never takes its latents from an earlier run."""
     for node in prompt.values():
         node["inputs"] = {name: value for name, value in widgets(info[node["class_type"]]) if name} | node["inputs"]
+    prompt["sampler"]["inputs"]["drill"] = next(NUMBERS)
     return prompt
 
 
 def written(outputs: dict, messages: list) -> dict:
-    """The file that SaveLatent says it has written. messages: the run's, which must not say that the host took the
-    sampler's latents from an earlier run."""
+    """The file that SaveLatent says it has written. messages: what the host said of the run."""
     cached = {node for event, told in messages if event == "execution_cached" for node in told["nodes"]}
     assert "sampler" not in cached
     return outputs["save"]["latents"][0]
