@@ -98,7 +98,10 @@ def fill(module: nn.Module, state: dict[str, torch.Tensor], name: str, what: str
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     """The file's tensors by name, without the prefix that training on several GPUs puts before each."""
-    state = files.read(path, INPUT)
+    state = files.mapped(path, INPUT)  # without the host: the programs that prepare training data use it too
+    if isinstance(state, dict):  # of a training's checkpoint the weights
+        inner = state.get("state_dict", next(iter(state.values())) if len(state) == 1 else None)
+        state = inner if isinstance(inner, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()) or not state:
         raise LimelightError(f"{INPUT}: {path.name} holds no weights by name. Download it again.")
     return {str(key).removeprefix("module."): value for key, value in state.items()}

@@ -29,6 +29,7 @@ from .problems import Report
 
 NAME = Path(__file__).stem
 ZOOM = 1.5  # the published trainer: short side 768, crop 512
+COLOURED = 32  # difference of channels from which a mask is coloured; less is the noise of a JPEG
 BORDER = 0.9  # mean along the border from which a mask seems to be white for the background
 
 
@@ -98,8 +99,10 @@ def object_mask(image: Image.Image) -> Image.Image:
         alpha = image.convert("RGBA").getchannel("A")
         if len(set(alpha.getextrema())) > 1:
             return alpha
-    if image.mode == "P":  # of an indexed one whatever is not the first colour
-        return Image.fromarray(np.where(np.asarray(image) > 0, 255, 0).astype(np.uint8))
+    if image.mode not in pictures.GREY:
+        colours = np.asarray(pictures.rgb(image))
+        if np.ptp(colours, axis=2).max() > COLOURED:  # a map of classes: what has a colour is an object
+            return Image.fromarray(np.where(colours.any(2), 255, 0).astype(np.uint8))
     return pictures.stretched(pictures.grey(image))
 
 
