@@ -60,11 +60,12 @@ class Form:
 
 
 class Adapter(nn.Module):
-    """A network of a given form, its weights not set."""
+    """A network of a given form. convolution: the class of its layers, torch's own for training; the host's, whose
+    weights are not set, if none is given."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: Form, convolution: type | None = None) -> None:
         super().__init__()
-        conv = _convolution()
+        conv = convolution or _convolution()
         self.form = form
         folded = form.hint_channels * form.unshuffle**2
         if form.light:

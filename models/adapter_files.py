@@ -15,12 +15,14 @@ from typing import Any
 import torch
 
 from ..guidance.errors import LimelightError
+from ..guidance.local.region import WHERE
 from . import files
 from .adapter import XL_INPUTS, Adapter, Form
 
 INPUT = "adapter_name"  # of the loader, for errors
 KINDS = ("automatic", "SD 1.x or 2.x", "SDXL")
 """What the loader's user may say about the base model."""
+MASK_MODE = "limelight.adapter.mask_mode"  # in a file's metadata
 _WRAPPERS = ("state_dict", "adapter", "module", "model")
 _FULL = re.compile(r"body\.(\d+)\.resnets\.(\d+)\.(.+)")
 _JOIN = re.compile(r"body\.(\d+)\.in_conv\.(.+)")
@@ -31,12 +33,12 @@ def load(path: Path, kind: str = KINDS[0]) -> Adapter:
     return build(files.read(path, INPUT), path.name, kind)
 
 
-def build(found: Any, name: str, kind: str = KINDS[0]) -> Adapter:
-    """The network of a file's contents. name: of the file, for errors."""
+def build(found: Any, name: str, kind: str = KINDS[0], convolution: type | None = None) -> Adapter:
+    """The network of a file's contents. name: of the file, for errors. convolution: as `Adapter` takes it."""
     if kind not in KINDS:
         raise LimelightError(f"base_model: found {kind!r}; expected one of {', '.join(KINDS)}.")
     state = original_names(found, name)
-    network = Adapter(_form(state, name, kind))
+    network = Adapter(_form(state, name, kind), convolution)
     wanted = network.state_dict()
     wrong = sorted({*wanted} ^ {*state}) or sorted(key for key in wanted if wanted[key].shape != state[key].shape)
     if wrong:
@@ -46,6 +48,18 @@ def build(found: Any, name: str, kind: str = KINDS[0]) -> Adapter:
         )
     network.load_state_dict(state, assign=True)
     return network.requires_grad_(False)
+
+
+def mask_mode(path: Path) -> str | None:
+    """What the mask of a region was put on while the adapter in a file was trained, one of `region.WHERE`; None where
+    the file does not say."""
+    if path.suffix not in (".safetensors", ".sft"):
+        return None
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        said = (file.metadata() or {}).get(MASK_MODE)
+    return said if said in WHERE else None
 
 
 def unwrapped(found: Any) -> dict[str, torch.Tensor]:

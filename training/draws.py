@@ -8,7 +8,7 @@ that one with 2 B sees.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -33,6 +33,10 @@ class Draws:
     def uniform(self, *shape: int) -> torch.Tensor:
         """-> (B, *shape) in [0, 1), on the CPU: decisions can be made of them without waiting for the device."""
         return torch.stack([torch.rand(shape, generator=one) for one in self._generators])
+
+    def each(self, make: Callable[[torch.Generator, int], torch.Tensor]) -> torch.Tensor:
+        """-> (B, ...), on the CPU: what ``make`` draws for the i-th of the batch with the generator of that sample."""
+        return torch.stack([make(one, i) for i, one in enumerate(self._generators)])
 
     def to_device(self, values: torch.Tensor) -> torch.Tensor:
         """A tensor made of `uniform`, on the device."""
