@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 
 from ..guidance.errors import LimelightError
-from ..tools.console import say
+from ..tools.console import StepFailed, say
 from . import cache, checkpoints, loop
-from .base import Base
+from .base import Base, load
 from .problems import Problems, Report
 from .samples import check as check_samples
 from .samples import samples
@@ -50,6 +50,15 @@ def train(task: Task, base: Base, options: argparse.Namespace, read: Read | None
     if accelerator.is_main_process:
         say(f"{len(data)} samples, {recipe['samples_a_step']} a step, {options.max_train_steps} steps")
     return loop.run(accelerator, task, base, options, data, recipe, found)
+
+
+def main(task: Callable[[Base, argparse.Namespace], Task], options: argparse.Namespace) -> None:
+    """The whole of a trainer's program. task: makes it. Raises StepFailed with what is wrong."""
+    try:
+        base = load(options.pretrained_model_name_or_path, options.prediction_type, options.tokenizer)
+        train(task(base, options), base, options)
+    except LimelightError as error:
+        raise StepFailed(str(error)) from error
 
 
 def _resumed(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:

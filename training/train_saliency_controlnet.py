@@ -24,12 +24,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..guidance.errors import LimelightError
 from ..guidance.saliency import metrics
 from ..models.classic_saliency import ClassicSaliency
-from ..tools.console import StepFailed, main_guard
-from . import blobs, control, export, hints, noise, options, preview, run, saliency_loss
-from .base import Base, load
+from ..tools.console import main_guard
+from . import blobs, control, hints, options, preview, run, saliency_loss
+from .base import Base
 from .draws import Draws
 from .prepare_saliency import predictor
 from .task import Batch
@@ -110,27 +109,18 @@ class SaliencyControlNet:
     def loss(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """|| target - output ||^2, mean over a latent; and the consistency of `saliency_loss`, if asked for."""
         base = self.base
-        shape = batch["moments"].shape[1] // 2, *batch["moments"].shape[2:]
-        clean = base.latents(batch["moments"], draws.normal(*shape))
-        added = draws.normal(*shape)
-        times = noise.uniform_times(draws.uniform(), base.times)  # on the CPU
-        t = draws.to_device(times)
-        level = base.level(t)
-        noisy = noise.add_noise(clean, added, level)
+        given = control.noised(base, control.clean_latents(base, batch["moments"], draws), draws)
         hint = self._hint(batch, draws)
-        output = control.predict(base, self.network, noisy, t, base.conditioning(batch), hint)
-        wanted = noise.target(clean, added, level, base.prediction)
-        losses = (output.float() - wanted).square().mean((1, 2, 3))
-        if self.options.snr_gamma is not None:
-            losses = losses * noise.min_snr_weights(level, self.options.snr_gamma, base.prediction)
+        output = control.predict(base, self.network, given.noisy, given.t, base.conditioning(batch), hint)
+        losses = control.errors(base, given, output, self.options.snr_gamma)
         if self.predictor is None:
             return losses, {}
-        numbers, weights = (draws.to_device(part) for part in saliency_loss.chosen(base, times))
+        numbers, weights = (draws.to_device(part) for part in saliency_loss.chosen(base, given.times))
         told = losses.new_zeros(len(losses))
         if len(numbers):
             for part in (base.vae, self.predictor):
                 part.to(losses.device)
-            believed = saliency_loss.estimate(base, noisy, output, t)[numbers]
+            believed = saliency_loss.estimate(base, given.noisy, output, given.t)[numbers]
             maps = batch["hint"][numbers].float() / 255
             told = told.index_add(0, numbers, weights * saliency_loss.divergence(base, self.predictor, believed, maps))
         return losses + self.options.saliency_loss_weight * told, {"saliency_loss": told.detach().mean()}
@@ -152,12 +142,7 @@ class SaliencyControlNet:
         """Rows of: the map, what is made under it, the picture that it came from. "saliency_cc": correlation of what a
         predictor without weights sees in what is made with the map, the mean."""
         hint, base = self._hint(batch), self.base
-        shape = batch["moments"].shape[1] // 2, *batch["moments"].shape[2:]
-
-        def predict(z: torch.Tensor, t: torch.Tensor, text: Batch) -> torch.Tensor:
-            return control.predict(base, self.network, z, t, base.conditioning({**batch, **text}), hint)
-
-        made = preview.sample(base, draws.normal(*shape), {}, empty, predict, scale=self.options.validation_scale)
+        made = control.sample(base, self.network, batch, empty, draws, hint, self.options.validation_scale)
         given = base.latents(batch["moments"], None)
         pictures = base.decode(made).clamp(0, 1)
         seen = self.judge.predict(pictures.movedim(1, -1).cpu()).numpy()
@@ -167,32 +152,21 @@ class SaliencyControlNet:
 
     def export(self, folder: Path) -> list[Path]:
         """Both layouts, see `control.write`."""
-        about = export.metadata(
-            kind="saliency ControlNet",
-            base=self.base.kind,
-            base_model=self.base.source,
-            prediction=self.base.prediction,
-            hint=HINTS[self.options.hint],
-            preset=self.options.preset,
-            resolution="x".join(map(str, self.options.resolution)),
-        )
+        about = control.described(self.base, self.options, "saliency ControlNet", HINTS[self.options.hint])
         return control.write(folder, f"saliency_controlnet_{self.base.kind.lower()}", self.network, about)
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see --help."""
     made = options.parser(__name__ if __name__ != "__main__" else Path(__file__).stem, __doc__, PRESETS)
-    add = made.add_argument_group("saliency ControlNet").add_argument
-    add("--controlnet_model_name_or_path", type=Path, metavar="PATH", help="weights to start from (default: base)")
-    add("--head_channels", type=int, metavar="N", help="of an attention head; ComfyUI takes 64 in nets of unknown size")
+    control.add_arguments(made)
+    add = made.add_argument_group("saliency").add_argument
     add("--hint", choices=tuple(HINTS), default="grey", help="what its channels mean (default %(default)s)")
-    add("--random_flip", action=argparse.BooleanOptionalAction, default=True, help="every sample also mirrored")
     add("--amplitude_jitter", type=float, default=0.5, metavar="X", help="dim maps down to that (default %(default)s)")
     add("--gaussian_maps", type=float, default=0.3, metavar="P", help="share as a few blobs (default %(default)s)")
     add("--gaussian_count", type=int, default=3, metavar="N", help="of these blobs (default %(default)s)")
     add("--saliency_loss_weight", type=float, default=0.0, metavar="X", help="of the consistency loss (default none)")
     add("--saliency_predictor", default="signature", metavar="FILE", help="for it: classic, signature or weights")
-    add("--validation_scale", type=float, default=preview.SCALE, metavar="X", help="guidance (default %(default)s)")
     given = options.parse(made, argv, PRESETS)
     for name in ("amplitude_jitter", "gaussian_maps"):
         if not 0 <= getattr(given, name) <= 1:
@@ -204,12 +178,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the trainer."""
-    given = arguments(argv)
-    try:
-        base = load(given.pretrained_model_name_or_path, given.prediction_type, given.tokenizer)
-        run.train(SaliencyControlNet(base, given), base, given)
-    except LimelightError as error:
-        raise StepFailed(str(error)) from error
+    run.main(SaliencyControlNet, arguments(argv))
 
 
 if __name__ == "__main__":
