@@ -120,7 +120,7 @@ def as_one_file(base, path):
 def open_clip(tower, prefix):
     import comfy.diffusers_convert as tables
 
-    made = tables.convert_text_enc_state_dict_v20(tower)
+    made = tables.convert_text_enc_state_dict_v20({f"transformer.{key}": value for key, value in tower.items()})
     return {prefix + key: value for key, value in made.items()}
 
 

@@ -145,8 +145,11 @@ def saliency_options(output: Path, *more: str, base: str = "in memory", data: st
 
 def train_saliency(base: Any, options: Any, read: Any = None):
     """-> the task after its training, and the exported files."""
+    from accelerate.state import AcceleratorState
+
     from limelight.training import run
     from limelight.training.train_saliency_controlnet import SaliencyControlNet
 
+    AcceleratorState._reset_state(True)  # of a training before, which may have had another precision
     task = SaliencyControlNet(base, options)
     return task, run.train(task, base, options, read)

@@ -28,7 +28,7 @@ class Draws:
 
     def normal(self, *shape: int) -> torch.Tensor:
         """-> (B, *shape) of the standard normal distribution, on the device."""
-        return self._moved([torch.randn(shape, generator=one) for one in self._generators])
+        return self.to_device(torch.stack([torch.randn(shape, generator=one) for one in self._generators]))
 
     def uniform(self, *shape: int) -> torch.Tensor:
         """-> (B, *shape) in [0, 1), on the CPU: decisions can be made of them without waiting for the device."""
@@ -39,14 +39,10 @@ class Draws:
         return torch.stack([make(one, i) for i, one in enumerate(self._generators)])
 
     def to_device(self, values: torch.Tensor) -> torch.Tensor:
-        """A tensor made of `uniform`, on the device."""
-        return self._moved(list(values))
-
-    def _moved(self, rows: list[torch.Tensor]) -> torch.Tensor:
-        stacked = torch.stack(rows)
+        """A tensor on the CPU, such as one made of `uniform`, on the device."""
         if self.device.type == "cuda":  # from pinned memory the copy runs beside the computation
-            return stacked.pin_memory().to(self.device, non_blocking=True)
-        return stacked.to(self.device)
+            return values.pin_memory().to(self.device, non_blocking=True)
+        return values.to(self.device)
 
 
 def generator(seed: int, number: int, purpose: str) -> torch.Generator:
