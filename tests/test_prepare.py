@@ -194,6 +194,10 @@ def test_wrong_folders_and_settings_are_told_before_anything_is_made(data):
         )
     with pytest.raises(StepFailed, match="no picture could be used"):
         run(prepare_local_control, write_pictures(data / "mute", 2, captions=False), "out")
+    with pytest.raises(LimelightError, match="--captions nowhere.json: cannot be read"):
+        run(prepare_local_control, data / "mute", "mended", "--captions", "nowhere.json")
+    with pytest.raises(StepFailed, match="no picture could be used"):  # nothing was made: other options may come
+        run(prepare_local_control, data / "mute", "mended")
     silent = run(prepare_local_control, data / "mute", "silent", "--no_captions")
     assert [one["text"] for one in samples(silent, ["hint"], caption=None)] == ["", ""]
 

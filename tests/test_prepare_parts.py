@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from saliency_weights import eml_states
+from saliency_weights import eml_states, unisal_state
 from test_prepare import SIDE, run, write_pictures
 
 from limelight.guidance.errors import LimelightError
@@ -84,6 +84,14 @@ def test_maps_are_the_predictors_and_no_batch_is_dropped(data, batch):
         image = torch.from_numpy(np.array(one["image"]))[None] / 255
         predicted = ClassicSaliency().predict(image)[0].numpy()
         assert np.abs(np.asarray(one["saliency"]) - 255 * predicted).max() <= 1
+
+
+def test_learned_predictors_take_part(data):
+    torch.save(unisal_state(), data / "unisal.pth")
+    folder = run(prepare_saliency, data, "out", "--predictor", data / "unisal.pth", "--count", 2)
+    network = prepare_saliency.predictor(str(data / "unisal.pth"))
+    peaks = [one["saliency"].getextrema()[1] for one in samples(folder, ["saliency"])]
+    assert not network.low_accuracy and peaks == [255] * 4  # a density, its peak at 1
 
 
 def test_published_maps_are_smoothed_and_stretched(data):

@@ -114,15 +114,11 @@ def run(name: str, options: argparse.Namespace, build: Callable[[argparse.Namesp
     listed = list_pictures(options.images, options.out)[: options.count]
     state = PartialState(cpu=True) if options.device == "cpu" else PartialState()
     rank, world = state.process_index, state.num_processes
-    there = shards.Shards(
-        options.out,
-        -(-len(listed) // options.shard),
-        options.form,
-        _settings(name, options, listed),
-        options.image_format,
-        options.quality,
-    )
+    settings, count = _settings(name, options, listed), -(-len(listed) // options.shard)
     try:
+        there = shards.Shards(options.out, count, options.form, settings, options.image_format, options.quality)
+        if count < world and not rank:
+            say(f"only {count} shards for {world} processes; a smaller --shard would give each of them something to do")
         # dealt out by number, not by what is missing: the other processes may have begun already
         left = [number for number in there.missing() if number % world == rank]
         if left:

@@ -61,10 +61,10 @@ class Shards:
             json.dumps(settings | {"form": form, "shards": count, "kind": suffix, "quality": quality})
         )
         self.records.mkdir(parents=True, exist_ok=True)
-        try:
+        there = settings
+        if any(self.records.glob("[0-9]*.json")):  # before the first shard is done there is nothing to contradict
             there = json.loads((self.records / SETTINGS).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            there = settings
+        else:
             write_whole(self.records / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
         other = sorted(key for key in settings.keys() | there.keys() if settings.get(key) != there.get(key))
         if other:
