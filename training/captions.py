@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let a model look at each crop: folder or name of a transformers image-to-text model, such as "
         "Salesforce/blip2-opt-2.7b-coco, which GazeFusion was trained with",
     )
-    one.add_argument("--no_captions", action="store_true", help="leave all captions empty")
+    one.add_argument("--no_captions", action="store_true", help="leave them empty; our trainers skip such samples")
     group.add_argument(
         "--caption_tokens", type=int, default=20, help="most tokens of --captioner (default %(default)s)"
     )

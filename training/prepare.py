@@ -27,8 +27,11 @@ ELSEWHERE = frozenset({"images", "masks", "out", "form", "image_format", "qualit
 NOTE = """
 A picture that cannot be used (unreadable, too small, without caption ...) is told by name, counted and left out; the
 run goes on. All of them are listed in OUT/.limelight/problems.txt. A write error, such as a full disk, stops the run. A
-run that was stopped goes on with the same command; the result is the same as without the stop. Several processes share
-the work under `accelerate launch -m limelight.training.{name} ...`; on several machines OUT must be a shared folder.
+run that was stopped goes on with the same command; the result is the same as without the stop.
+
+    accelerate launch -m limelight.training.{name} ...
+
+shares the work among several processes; on several machines OUT must be a folder that all of them see.
 
 The result trains in streaming mode, and opens with datasets.load_dataset("imagefolder", data_dir=OUT), or, for shards,
 load_dataset("webdataset", data_files="OUT/*.tar").
