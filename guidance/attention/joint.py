@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .architectures.unet import Block
 
 OVERRIDE = "optimized_attention_override"
-PIECE = 2**23  # elements of a mask that are held at a time: 16 MiB in half precision
+PIECE = 2**22  # elements of a mask that are held at a time: 8 MiB in half precision
 ALIGNED = 8  # elements: rows of a mask that start elsewhere are copied by the kernel
 
 POSITIONAL = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")  # what the host may give without names
@@ -83,8 +83,8 @@ class JointAttention:
         if not biases:
             return plain(q, k, v, heads, *args, **kwargs)
         parts, size, mask = [], q.shape[0] // len(biases[0]), given.pop("mask", None)
-        for number, terms in enumerate(zip(*biases, strict=True)):
-            part, terms = slice(number * size, (number + 1) * size), [term for term in terms if term is not None]
+        for number, each in enumerate(zip(*biases, strict=True)):
+            part, terms = slice(number * size, (number + 1) * size), [term for term in each if term is not None]
             own, own_mask = (q[part], k[part], v[part]), _of_batch(mask, part, q.shape[0])
             if not terms:
                 parts.append(plain(*own, heads, mask=own_mask, **given))
@@ -131,7 +131,7 @@ class JointAttention:
         rest = {name: value for name, value in given.items() if name != "transformer_options"}
         image, text, keys = self.sequence.image, self.sequence.text, self.sequence.keys
         step = max(1, PIECE // (keys * q.shape[0]))
-        cuts = [(slice(0, image.start), None)]
+        cuts: list[tuple[slice, slice | None]] = [(slice(0, image.start), None)]
         for begin in range(image.start, image.stop, step):
             end = min(begin + step, image.stop)
             cuts.append((slice(begin, end), slice(begin - image.start, end - image.start)))
