@@ -53,12 +53,13 @@ def reader(found: list[dict[str, Any]]):
     return lambda rank, processes, report: iter(found[rank::processes])
 
 
-def write_shapeworld(folder: Path) -> Path:
-    """Shapeworld as a diffusers folder."""
+def write_shapeworld(folder: Path, inpaint: bool = False) -> Path:
+    """Shapeworld as a diffusers folder; inpaint: with the UNet for inpainting."""
     from limelight.shapeworld.export import write_diffusers
     from limelight.shapeworld.nodes import WEIGHTS
 
-    write_diffusers(WEIGHTS, folder, host_path())
+    own = WEIGHTS.with_stem(f"{WEIGHTS.stem}_inpaint") if inpaint else None
+    write_diffusers(WEIGHTS, folder, host_path(), own)
     return folder
 
 
@@ -134,13 +135,18 @@ def write_folder(base: Any, folder: Path) -> Path:
     return folder
 
 
-def saliency_options(output: Path, *more: str, base: str = "in memory", data: str = "in memory"):
-    """Options of the saliency trainer for small runs."""
-    from limelight.training.train_saliency_controlnet import arguments
-
+def saliency_argv(output: Path | str, *more: str, base: str = "in memory", data: str = "in memory") -> list[str]:
+    """The command line of the saliency trainer for small runs."""
     given = ["--pretrained_model_name_or_path", base, "--train_data_dir", data, "--output_dir", str(output)]
     given += ["--resolution", "64", "--train_batch_size", "2", "--validation_steps", "0", "--max_train_steps", "2"]
-    return arguments([*given, "--log_steps", "1", *more])
+    return [*given, "--log_steps", "1", *more]
+
+
+def saliency_options(output: Path | str, *more: str, base: str = "in memory", data: str = "in memory"):
+    """The same, parsed."""
+    from limelight.training.train_saliency_controlnet import arguments
+
+    return arguments(saliency_argv(output, *more, base=base, data=data))
 
 
 def train_saliency(base: Any, options: Any, read: Any = None):

@@ -64,7 +64,9 @@ def run(
     if accelerator.distributed_type not in WHOLE and options.use_ema:
         raise LimelightError("--use_ema: averages need whole weights in each process. Use DDP, or leave --use_ema.")
     whole = None if accelerator.distributed_type in WHOLE else copy.deepcopy(task.network)
-    base.unet.to(accelerator.device, DTYPES[accelerator.mixed_precision])
+    base.unet.to(accelerator.device)
+    if base.unet.dtype != (wanted := DTYPES[accelerator.mixed_precision]):
+        base.unet.to(wanted)
     if options.gradient_checkpointing:
         for part in (task.network, base.unet):
             if hasattr(part, "enable_gradient_checkpointing"):
@@ -76,8 +78,8 @@ def run(
     schedule = get_scheduler(
         options.lr_scheduler,
         optimizer,
-        options.lr_warmup_steps,
-        options.max_train_steps,
+        num_warmup_steps=options.lr_warmup_steps,
+        num_training_steps=options.max_train_steps,
         num_cycles=options.lr_num_cycles,
         power=options.lr_power,
     )
