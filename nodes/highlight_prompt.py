@@ -26,7 +26,7 @@ class LimelightHighlightPrompt(io.ComfyNode):
             "Guidance on the model reads them. Without highlights the result is that of CLIP Text Encode.",
             inputs=[
                 io.Clip.Input(
-                    "clip", tooltip="The text encoder: SD 1.x, 2.x, XL, 3, Flux, Chroma, Z-Image, Qwen-Image..."
+                    "clip", tooltip="The text encoder: SD 1.x, 2.x, XL, 3, Flux, Chroma, Z-Image, Qwen-Image, Wan..."
                 ),
                 io.String.Input(
                     "text",
@@ -45,6 +45,16 @@ class LimelightHighlightPrompt(io.ComfyNode):
                         "about it.",
                     )
                 ),
+                advanced(
+                    io.Boolean.Input(
+                        "last_token_only",
+                        default=False,
+                        optional=True,
+                        tooltip="Let a highlight act on the last token of its phrase only. Language models (Z-Image, "
+                        "Qwen-Image, Lumina 2, Flux.2) read from left to right, so that the last token alone knows the "
+                        "whole phrase. Not tried on trained models yet.",
+                    )
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -54,14 +64,14 @@ class LimelightHighlightPrompt(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip, text, highlights, phrases_alone=False) -> io.NodeOutput:
+    def execute(cls, clip, text, highlights, phrases_alone=False, last_token_only=False) -> io.NodeOutput:
         document = parse(highlights)
         tokens = tokenize(clip, text)
         if not document.highlights:  # any text encoder will do
             return io.NodeOutput(clip.encode_from_tokens_scheduled(tokens))
         # before the encoding, so that a mistake shows at once
         prompt = read_prompt(clip, text)
-        bound = bind_to(clip, prompt, document)
+        bound = bind_to(clip, prompt, document, last_token_only)
         if phrases_alone and prompt.spelled is not None:
             raise LimelightError(
                 "phrases_alone: found on; this text encoder reads a phrase only together with its prompt. Turn it off; "
@@ -116,6 +126,16 @@ class LimelightHighlightBind(io.ComfyNode):
                         "own nodes, for which BREAK is a word like any other.",
                     )
                 ),
+                advanced(
+                    io.Boolean.Input(
+                        "last_token_only",
+                        default=False,
+                        optional=True,
+                        tooltip="Let a highlight act on the last token of its phrase only. Language models (Z-Image, "
+                        "Qwen-Image, Lumina 2, Flux.2) read from left to right, so that the last token alone knows the "
+                        "whole phrase. Not tried on trained models yet.",
+                    )
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -126,12 +146,14 @@ class LimelightHighlightBind(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, conditioning, clip, text, highlights, first_chunk=0, break_starts_chunk=False) -> io.NodeOutput:
+    def execute(
+        cls, conditioning, clip, text, highlights, first_chunk=0, break_starts_chunk=False, last_token_only=False
+    ) -> io.NodeOutput:
         document = parse(highlights)
         if not document.highlights:
             return io.NodeOutput(conditioning)
         prompt = read_prompt(clip, text, first_chunk, break_starts_chunk)
-        bound = bind_to(clip, prompt, document)
+        bound = bind_to(clip, prompt, document, last_token_only)
         result = []
         for tensor, options in conditioning:
             if tensor.shape[1] != prompt.length:
@@ -152,8 +174,9 @@ def _check_length(conditioning: list, prompt: PromptTokens) -> None:
     """Raises LimelightError unless the text encoder made as many columns as its tokens say."""
     for tensor, _ in conditioning:
         if tensor.shape[1] != prompt.length:
+            name = "CLIP" if prompt.spelled is None else prompt.spelled.name
             raise LimelightError(
-                f"clip: the text encoder {prompt.spelled.name} made {tensor.shape[1]} columns of {prompt.length} "
+                f"clip: the text encoder {name} made {tensor.shape[1]} columns of {prompt.length} "
                 "tokens, so that phrases cannot be found in them. Another node has changed it; connect it as loaded."
             )
 

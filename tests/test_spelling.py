@@ -7,7 +7,7 @@ import text_encoders
 import torch
 
 from limelight.guidance.errors import LimelightError
-from limelight.guidance.prompts.binding import bind, find_phrase
+from limelight.guidance.prompts.binding import bind, bind_to, find_phrase
 from limelight.guidance.prompts.spelling import Piece, SpelledText, cut, speller
 from limelight.guidance.prompts.tokens import read_prompt
 
@@ -228,6 +228,38 @@ def test_bind_to_a_conditioning_of_another_node(clip):
             LimelightHighlightBind.execute([[other, {}]], clip, text, highlights)
     with pytest.raises(LimelightError, match="phrases_alone: found on"):
         LimelightHighlightPrompt.execute(clip, text, highlights, True)
+
+
+@pytest.mark.parametrize("kind", [*LANGUAGE_MODELS, "lumina2"])
+def test_the_last_token_alone_knows_the_phrase(clip, kind):
+    from limelight.nodes.highlight_prompt import LimelightHighlightPrompt
+
+    text, highlights = "a red circle and a blue square", document("red circle", "blue square")
+    whole, last = (
+        LimelightHighlightPrompt.execute(clip, text, highlights, last_token_only=only)[0][0][1]["limelight_highlights"]
+        for only in (False, True)
+    )
+    for all_tokens, one in zip(whole["highlights"], last["highlights"], strict=True):
+        assert one == {**all_tokens, "tokens": [max(all_tokens["tokens"])]} and len(all_tokens["tokens"]) > 1
+    named = [token for item in whole["highlights"] for token in item["tokens"]]
+    kept = [token for item in last["highlights"] for token in item["tokens"]]
+    assert set(whole["text_tokens"]) - set(last["text_tokens"]) == set(named) - set(kept)
+    first, *_, end = whole["highlights"][0]["tokens"]
+
+    def changed(other):
+        return (clip.encode_from_tokens(clip.tokenize(text)) - clip.encode_from_tokens(clip.tokenize(other))).abs()[0]
+
+    # what the phrase says first reaches its last token, not the other way round
+    assert changed("a blue circle and a red square")[end].any()
+    assert not changed("a red square and a blue circle")[first].any()
+
+
+@pytest.mark.parametrize("kind", ["flux", "sd3", "wan"])
+def test_the_last_token_is_like_the_others_where_text_is_read_both_ways(clip, clip_l):
+    text = "a red circle"
+    for one in (clip, clip_l):
+        with pytest.raises(LimelightError, match="last_token_only: found on.*Turn it off"):
+            bind_to(one, read_prompt(one, text), document("red circle"), last_token_only=True)
 
 
 def test_chunks_are_refused(clips):

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 from ..errors import LimelightError
-from ..regions.document import parse
+from ..regions.document import Document, parse
+from .encoders import CAUSAL
+from .spelling import SpelledText
 from .tokens import PromptTokens, Token, quote, read_phrase, read_prompt, read_text, tower_tokenizer, words_of
 
 KEY = "limelight_highlights"
@@ -33,7 +35,7 @@ def find_phrase(clip: Any, text: str, phrase: str, occurrence: int = 1) -> tuple
 def find_in(clip: Any, prompt: PromptTokens, phrase: str, occurrence: int = 1) -> tuple[int, ...]:
     """As ``find_phrase``, in a prompt that is already read."""
     if prompt.spelled is not None:
-        return _find_spelled(clip, prompt, phrase, occurrence)
+        return _find_spelled(clip, prompt, prompt.spelled, phrase, occurrence)
     source = "highlight phrase"
     readings = [read_text(clip, spelling, source) for spelling in _spellings(phrase)]
     if not any(map(_size, readings)):
@@ -61,9 +63,9 @@ def find_in(clip: Any, prompt: PromptTokens, phrase: str, occurrence: int = 1) -
     return places.pop()
 
 
-def _find_spelled(clip: Any, prompt: PromptTokens, phrase: str, occurrence: int) -> tuple[int, ...]:
+def _find_spelled(clip: Any, prompt: PromptTokens, text: SpelledText, phrase: str, occurrence: int) -> tuple[int, ...]:
     """As ``find_in``, where another encoder than CLIP reads the prompt; CLIP's own columns, if any, come first."""
-    source, text = f"highlight phrase {quote(phrase)}", prompt.spelled
+    source = f"highlight phrase {quote(phrase)}"
     runs, read = read_phrase(clip, phrase, "highlight phrase")
     if not read.letters and not any(runs.values()):
         raise LimelightError(f"{source}: it has no words. Write words that the prompt has.")
@@ -97,10 +99,21 @@ def bind(clip: Any, text: str, document: dict) -> dict:
     return bind_to(clip, read_prompt(clip, text), document)
 
 
-def bind_to(clip: Any, prompt: PromptTokens, document: dict) -> dict:
-    """As ``bind``, for a prompt that is already read."""
+def bind_to(clip: Any, prompt: PromptTokens, document: dict | Document, last_token_only: bool = False) -> dict:
+    """As ``bind``, for a prompt that is already read.
+
+    last_token_only: in a text encoder that reads from left to right, a phrase's last token alone knows the whole
+    phrase; only that one is bound, and the phrase's others count as no words at all. Raises LimelightError for other
+    text encoders.
+    """
     highlights = parse(document).highlights
     columns = prompt.columns
+    if last_token_only and (prompt.spelled is None or prompt.spelled.name not in CAUSAL):
+        name = "CLIP" if prompt.spelled is None else prompt.spelled.name
+        raise LimelightError(
+            f"last_token_only: found on; it is for language models as text encoders (Z-Image, Qwen-Image, Lumina 2, "
+            f"Flux.2), in which the last token of a phrase holds its meaning, and this one is {name}. Turn it off."
+        )
     if highlights and not columns:
         raise LimelightError(
             f"text: the prompt {quote(prompt.text)} has no words, but there is a highlight for "
@@ -122,6 +135,10 @@ def bind_to(clip: Any, prompt: PromptTokens, document: dict) -> dict:
         for highlight in highlights
     ]
     check_disjoint(bound)
+    if last_token_only:
+        others = {column for item in bound for column in item["tokens"][:-1]}
+        columns = [column for column in columns if column not in others]
+        bound = [{**item, "tokens": item["tokens"][-1:]} for item in bound]
     return {"version": 1, "text_tokens": columns, "highlights": bound}
 
 

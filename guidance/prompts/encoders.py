@@ -33,6 +33,8 @@ SPELLED = {
     },
 }
 """By the names of what the tokenizer returns: the encoder that is read by its spelling."""
+CAUSAL = {"qwen3_4b", "qwen3_8b", "qwen25_7b", "gemma2_2b", "gemma3_4b", "mistral3_24b"}
+"""Those that read from left to right only: a token knows what comes before it and nothing of what follows."""
 IM_START, USER, NEWLINE = 151644, 872, 198  # ids of Qwen's vocabulary
 
 

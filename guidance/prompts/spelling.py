@@ -9,7 +9,7 @@ it does to the phrase as well, because the phrase is read by the same tokenizer.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -104,7 +104,7 @@ def cut(pieces: Sequence[Piece], template: str | None) -> list[Piece]:
     return own
 
 
-def speller(vocabulary: dict[int, str]):
+def speller(vocabulary: dict[int, str]) -> Callable[[int], bytes]:
     """-> function (id) -> the bytes that a token stands for. vocabulary: of a byte-level or a sentencepiece tokenizer,
     by id."""
     first = next((piece[0] for piece in vocabulary.values() if piece[:1] in ("Ġ", "▁")), "▁")

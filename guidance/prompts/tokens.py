@@ -94,7 +94,9 @@ def read_phrase(clip: Any, text: str, source: str) -> tuple[dict[str, list[Token
     """As ``read_text``, for a ``clip`` with a spelled encoder: CLIP's reading, if it has columns, and its own."""
     tokens = tokenize(clip, text, source, return_word_ids=True)
     runs = _clip_runs(clip, tokens) if clip_makes_columns(tokens) else {}
-    return runs, read_spelled(clip, tokens, spelled_encoder(clip, tokens))[0]
+    name = spelled_encoder(clip, tokens)
+    assert name is not None
+    return runs, read_spelled(clip, tokens, name)[0]
 
 
 def _clip_runs(clip: Any, tokens: dict[str, Any]) -> dict[str, list[Token]]:
@@ -154,7 +156,8 @@ def _towers(clip: Any, text: str, source: str) -> dict[str, list[list[tuple]]]:
     if foreign or not towers:
         raise LimelightError(
             f"clip: {type(clip.tokenizer).__name__} ({', '.join(tokens)}) is not supported yet. Highlights need the "
-            "text encoders of SD 1.x, SD 2.x, SDXL, SD 3, Flux, Chroma, Lumina 2, Z-Image or Qwen-Image."
+            "text encoders of SD 1.x, SD 2.x, SDXL, SD 3, Flux, Flux.2, Chroma, Lumina 2, Z-Image, Qwen-Image, Wan, "
+            "LTX-Video or Cosmos Predict2."
         )
     return towers
 
