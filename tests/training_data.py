@@ -50,7 +50,7 @@ def write_scenes(folder: Path, count: int = 8, seed: int = 0, side: int = 128) -
 
 def reader(found: list[dict[str, Any]]):
     """Samples in memory as `training.run.train` reads them."""
-    return lambda rank, processes, report: iter(found[rank::processes])
+    return lambda rank, processes, report, row=0: iter(found[rank::processes][row:])
 
 
 def write_shapeworld(folder: Path, inpaint: bool = False) -> Path:

@@ -48,6 +48,8 @@ class Base:
     source: str
 
     def __post_init__(self) -> None:
+        self._schedules: dict[torch.device, torch.Tensor] = {}
+        self._sizes: dict[tuple, torch.Tensor] = {}
         for part in (self.unet, self.vae, *self.text_encoders):
             part.requires_grad_(False).eval()
 
@@ -65,7 +67,13 @@ class Base:
         """Times (B,) -> how strong the clean latent and the noise are."""
         if self.prediction == noise.FLOW:
             return noise.flow_strengths(t / self.times)
-        return noise.strengths(self.alphas_cumprod.to(t.device), t)
+        return noise.strengths(self._on(t.device), t)
+
+    def _on(self, device: torch.device) -> torch.Tensor:
+        """The schedule on a device, copied there once: a copy at each step would make it wait."""
+        if device not in self._schedules:
+            self._schedules[device] = self.alphas_cumprod.to(device)
+        return self._schedules[device]
 
     def encoders_to(self, device: torch.device | str) -> None:
         """Move what the cache is made with: autoencoder and text encoders."""
@@ -93,8 +101,11 @@ class Base:
         told: dict[str, Any] = {"encoder_hidden_states": batch["context"]}
         if self.kind == SDXL:
             height, width = (side * self.scale for side in batch["moments"].shape[-2:])
-            sizes = torch.tensor([height, width, 0, 0, height, width], dtype=batch["context"].dtype)
-            rows = sizes.to(batch["context"].device, non_blocking=True).expand(len(batch["context"]), -1)
+            known = height, width, batch["context"].device, batch["context"].dtype
+            if known not in self._sizes:  # as with the schedule
+                sizes = torch.tensor([height, width, 0, 0, height, width])
+                self._sizes[known] = sizes.to(known[2], known[3])
+            rows = self._sizes[known].expand(len(batch["context"]), -1)
             told["added_cond_kwargs"] = {"text_embeds": batch["pooled"], "time_ids": rows}
         return told
 

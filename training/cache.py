@@ -7,6 +7,7 @@ where it stopped. Several processes write shards of their own; the order of the 
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
@@ -22,7 +23,7 @@ from ..guidance.errors import LimelightError
 from .base import Base
 from .draws import Draws, array_generator, place
 from .problems import Report
-from .task import Task
+from .task import Batch, Task
 
 SHARD = 512  # views a shard
 BATCH = 8  # views or captions that are encoded together
@@ -138,13 +139,19 @@ class _Shards:
 
 
 class Cache(torch.utils.data.Dataset):
-    """A filled folder as the samples of a training: item n is what its n-th sample is made of, for ever.
+    """A filled folder as the samples of a training: item n is what its n-th sample is made of, for ever."""
 
-    drop: share of samples that get the empty caption.
-    """
+    place = None  # nothing but the step says where a training is
 
-    def __init__(self, folder: Path, seed: int, drop: float = 0.0):
-        self.folder, self.seed, self.drop = folder, seed, drop
+    def __init__(
+        self,
+        folder: Path,
+        options: argparse.Namespace,
+        rank: int = 0,
+        processes: int = 1,
+        device: torch.device | str = "cpu",
+    ):
+        self.options, self.rank, self.processes, self.device = options, rank, processes, torch.device(device)
         self.groups: list[tuple[str, int, int, int, str]] = []  # key, shard, first row, rows, caption
         self._paths = sorted(folder.glob("views-*.safetensors"))
         for number, about in enumerate(_abouts(folder, "views")):
@@ -167,9 +174,29 @@ class Cache(torch.utils.data.Dataset):
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """The n-th sample of the training: "number" and the tensors of one view and its caption."""
-        group = self.groups[place(self.seed, number, len(self.groups))]
-        view, dropped = Draws(self.seed, [number], purpose="view").uniform(2)[0].tolist()
-        return {"number": torch.tensor(number)} | self.read(group, int(view * group[3]), dropped < self.drop)
+        seed = self.options.seed
+        group = self.groups[place(seed, number, len(self.groups))]
+        view, dropped = sample_view(seed, number, group[3], self.options.proportion_empty_prompts)
+        return {"number": torch.tensor(number)} | self.read(group, view, dropped)
+
+    def feed(self, start: int, end: int) -> Iterator[tuple[list[int], Batch]]:
+        """Numbers and tensors of this process's batches from step ``start`` to before ``end``, on the device; copied
+        while it computes."""
+        given, on_gpu = self.options, self.device.type == "cuda"
+        each = given.train_batch_size, given.gradient_accumulation_steps
+        numbers = batches(start, end, *each, self.rank, self.processes)
+        loader = torch.utils.data.DataLoader(
+            self, batch_sampler=numbers, num_workers=given.dataloader_num_workers, pin_memory=on_gpu
+        )
+        for batch in loader:
+            taken = batch.pop("number").tolist()
+            yield taken, {name: value.to(self.device, non_blocking=on_gpu) for name, value in batch.items()}
+
+    def examples(self, count: int) -> Batch:
+        """Some samples, the same each time: evenly spread over the data."""
+        count = min(count, len(self))
+        rows = [self.read(self.groups[i * len(self) // count]) for i in range(count)]
+        return {name: torch.stack([row[name] for row in rows]).to(self.device) for name in rows[0]}
 
     def read(self, group: tuple, view: int = 0, dropped: bool = False) -> dict[str, torch.Tensor]:
         """One view of an entry of `groups`, with its caption or with the empty one."""
@@ -178,7 +205,8 @@ class Cache(torch.utils.data.Dataset):
 
     def empty_text(self, count: int) -> dict[str, torch.Tensor]:
         """The encoded empty caption, (count, ...)."""
-        return {name: value[None].repeat_interleave(count, 0) for name, value in self._row(*self._text[EMPTY]).items()}
+        row = self._row(*self._text[EMPTY])
+        return {name: value[None].repeat_interleave(count, 0).to(self.device) for name, value in row.items()}
 
     def _row(self, shard: int, row: int) -> dict[str, torch.Tensor]:
         if shard not in self._open:
@@ -192,6 +220,12 @@ def batches(start: int, end: int, batch: int, accumulate: int, rank: int, proces
     for micro in range(start * accumulate, end * accumulate):
         first = (micro * processes + rank) * batch
         yield list(range(first, first + batch))
+
+
+def sample_view(seed: int, number: int, count: int, drop: float) -> tuple[int, bool]:
+    """Which of ``count`` views the n-th sample is, and whether its caption is left out (a share ``drop`` of them)."""
+    view, dropped = Draws(seed, [number], purpose="view").uniform(2)[0].tolist()
+    return int(view * count), dropped < drop
 
 
 def source_fingerprint(source: str | Path) -> str:

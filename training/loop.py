@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,11 @@ from ..guidance.errors import LimelightError
 from ..tools.console import say
 from . import checkpoints, preview
 from .base import Base
-from .cache import Cache, batches
+from .cache import Cache
 from .draws import Draws
 from .log import Log
 from .state import State, averaged
+from .stream import Stream
 from .task import Batch, Task
 
 # isort: split
@@ -35,6 +35,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 
 WHOLE = DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU  # each process has all the weights
+Data = Cache | Stream
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -56,7 +57,7 @@ def run(
     task: Task,
     base: Base,
     options: argparse.Namespace,
-    data: Cache,
+    data: Data,
     recipe: dict[str, Any],
     found: tuple[Path, dict[str, Any]] | None,
 ) -> list[Path]:
@@ -84,7 +85,7 @@ def run(
         power=options.lr_power,
     )
     average = EMAModel(weights, decay=options.ema_decay) if options.use_ema else None
-    state = State(accelerator, schedule, average)
+    state = State(accelerator, schedule, average, data)
     step = 0
     if found:
         state.load(found[0])
@@ -96,13 +97,13 @@ def run(
     bar = tqdm(total=options.max_train_steps, initial=step, desc=task.name, unit="step", disable=not main)
     meter = _Meter(accelerator, options, recipe["samples_a_step"], log, bar)
 
-    for number, batch in _fed(accelerator, options, data, step):
+    for number, batch in data.feed(step, options.max_train_steps):
         with accelerator.accumulate(module):
             draws = Draws(options.seed, number, accelerator.device)
             loss, told = module(batch, draws)
             accelerator.backward(loss)
             if accelerator.sync_gradients and options.max_grad_norm:
-                accelerator.clip_grad_norm_(weights, options.max_grad_norm)
+                accelerator.clip_grad_norm_(module.parameters(), options.max_grad_norm)
             optimizer.step()
             meter.add(told, schedule.get_last_lr()[0])
             if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
@@ -154,27 +155,6 @@ def _optimizer(weights: list[nn.Parameter], options: argparse.Namespace) -> torc
     )
 
 
-def _fed(
-    accelerator: Accelerator, options: argparse.Namespace, data: Cache, step: int
-) -> Iterator[tuple[list[int], Batch]]:
-    """Numbers and tensors of this process's batches, from step to the last; copied while the device computes."""
-    numbers = batches(
-        step,
-        options.max_train_steps,
-        options.train_batch_size,
-        options.gradient_accumulation_steps,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
-    on_gpu = accelerator.device.type == "cuda"
-    loader = torch.utils.data.DataLoader(
-        data, batch_sampler=numbers, num_workers=options.dataloader_num_workers, pin_memory=on_gpu
-    )
-    for batch in loader:
-        taken = batch.pop("number").tolist()
-        yield taken, {name: value.to(accelerator.device, non_blocking=on_gpu) for name, value in batch.items()}
-
-
 class _Meter:
     """Collects the figures of steps on the device and brings them to the log in one go."""
 
@@ -221,15 +201,13 @@ class _Meter:
 
 @torch.no_grad()
 def _validate(
-    task: Task, base: Base, options: argparse.Namespace, data: Cache, accelerator: Accelerator, log: Log, step: int
+    task: Task, base: Base, options: argparse.Namespace, data: Data, accelerator: Accelerator, log: Log, step: int
 ) -> None:
-    count = min(options.num_validation_images, len(data))
-    if not count:
+    if not options.num_validation_images:
         return
-    chosen = [data.groups[i * len(data) // count] for i in range(count)]
-    rows = [data.read(group) for group in chosen]
-    batch = {name: torch.stack([one[name] for one in rows]).to(accelerator.device) for name in rows[0]}
-    empty = {name: value.to(accelerator.device) for name, value in data.empty_text(count).items()}
+    batch = data.examples(options.num_validation_images)
+    count = len(next(iter(batch.values())))
+    empty = data.empty_text(count)
     place = base.vae.device
     base.vae.to(accelerator.device)
     task.network.eval()

@@ -18,10 +18,11 @@ from .base import Base, load
 from .problems import Problems, Report
 from .samples import check as check_samples
 from .samples import samples
+from .stream import Stream
 from .task import Task
 
-Read = Callable[[int, int, Report], Iterable[dict[str, Any]]]
-"""(rank, processes, what to tell problems to) -> that process's samples."""
+Read = Callable[..., Iterable[dict[str, Any]]]
+"""(rank, processes, what to tell problems to, row to begin with = 0) -> that process's samples."""
 
 
 def train(task: Task, base: Base, options: argparse.Namespace, read: Read | None = None) -> list[Path]:
@@ -30,9 +31,12 @@ def train(task: Task, base: Base, options: argparse.Namespace, read: Read | None
 
     Raises LimelightError for what is wrong with options, data or disk.
     """
-    accelerator = Accelerator(
-        mixed_precision=options.mixed_precision, gradient_accumulation_steps=options.gradient_accumulation_steps
-    )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=options.mixed_precision, gradient_accumulation_steps=options.gradient_accumulation_steps
+        )
+    except ValueError as error:  # such as fp16 on a CPU
+        raise LimelightError(f"--mixed_precision: {error}") from error
     if options.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
     recipe = {
@@ -40,15 +44,20 @@ def train(task: Task, base: Base, options: argparse.Namespace, read: Read | None
         "seed": options.seed,
         "samples_a_step": options.train_batch_size * accelerator.num_processes * options.gradient_accumulation_steps,
         "use_ema": options.use_ema,
+        "stream": accelerator.num_processes if options.stream else 0,
     }
     found = _resumed(options, recipe)
     if read is None:
         check_samples(options.train_data_dir, task.images)
         read = _reader(options, task)
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    data = _cached(accelerator, task, base, options, read)
+    if options.stream:
+        data = _streamed(accelerator, task, base, options, read)
+    else:
+        data = _cached(accelerator, task, base, options, read)
     if accelerator.is_main_process:
-        say(f"{len(data)} samples, {recipe['samples_a_step']} a step, {options.max_train_steps} steps")
+        count = "samples as they come" if options.stream else f"{len(data)} samples"
+        say(f"{count}, {recipe['samples_a_step']} a step, {options.max_train_steps} steps")
     return loop.run(accelerator, task, base, options, data, recipe, found)
 
 
@@ -108,16 +117,24 @@ def _cached(accelerator: Accelerator, task: Task, base: Base, options: argparse.
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             done.touch()
-    data = cache.Cache(folder, options.seed, options.proportion_empty_prompts)
+    data = cache.Cache(folder, options, rank, processes, accelerator.device)
     if not len(data):
         raise LimelightError(f"--train_data_dir: {options.train_data_dir} has no sample that can be used; see above.")
     return data
 
 
+def _streamed(accelerator: Accelerator, task: Task, base: Base, options: argparse.Namespace, read: Read) -> Stream:
+    """Nothing is encoded before it is needed."""
+    ranks = accelerator.process_index, accelerator.num_processes
+    return Stream(read, task, base, options, *ranks, accelerator.device, Problems())
+
+
 def _reader(options: argparse.Namespace, task: Task) -> Read:
-    def read(rank: int, processes: int, report: Report) -> Iterator[dict[str, Any]]:
-        found = samples(options.train_data_dir, task.images, rank=rank, world=processes, threads=4, on_problem=report)
+    def read(rank: int, processes: int, report: Report, row: int = 0) -> Iterator[dict[str, Any]]:
+        found = samples(
+            options.train_data_dir, task.images, rank=rank, world=processes, skip=row, threads=4, on_problem=report
+        )
         limit = options.max_train_samples
-        return found if limit is None else itertools.islice(found, len(range(rank, limit, processes)))
+        return found if limit is None else itertools.islice(found, max(0, len(range(rank, limit, processes)) - row))
 
     return read
