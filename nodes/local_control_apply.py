@@ -13,13 +13,13 @@ from ..guidance.errors import LimelightError
 from ..guidance.local.adapter_control import of_host
 from ..guidance.local.control import LocalControl
 from ..guidance.local.merged import MergedControl
-from ..guidance.local.region import FILLS, WHERE, Region, parse_curve, parse_levels
+from ..guidance.local.region import AUTO, FILLS, WHERE, Region, parse_curve, parse_levels
 from ..guidance.local.wrapped import WrappedControl
 from . import tensors
 from .local_control_load import CATEGORY
 from .schema import advanced, percent
 
-AUTO = -1.0  # of the halo
+AUTO_HALO = -1.0
 
 
 def region_inputs() -> list[io.Input]:
@@ -27,10 +27,11 @@ def region_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "mask_on",
-            options=list(WHERE),
-            default=WHERE[0],
+            options=[AUTO, *WHERE],
+            default=AUTO,
             tooltip="What the mask is put on. 'features': what the control adds to the model. 'hint': what "
-            "the control sees; lines outside go, but it still acts everywhere. 'both' is the cleanest.",
+            "the control sees; lines outside go, but it still acts everywhere. 'both' is the cleanest. 'auto': as in "
+            "the adapter's training, if its file says that, else 'both'.",
         ),
         io.Float.Input(
             "feather",
@@ -56,8 +57,8 @@ def region_inputs() -> list[io.Input]:
             io.Float.Input(
                 "halo",
                 optional=True,
-                default=AUTO,
-                min=AUTO,
+                default=AUTO_HALO,
+                min=AUTO_HALO,
                 max=1024.0,
                 step=1.0,
                 tooltip="Pixels around the region in which the hint stays as it is, where the mask is put on it: the "
@@ -105,10 +106,10 @@ def _multiplier(name: str, prompt: str) -> io.Float.Input:
 def region_of(
     mask: Any,
     strength: float = 1.0,
-    mask_on: str = WHERE[0],
+    mask_on: str = AUTO,
     feather: float = 0.0,
     blank: float = 0.0,
-    halo: float = AUTO,
+    halo: float = AUTO_HALO,
     fill: str = "black",
     level_weights: str = "1, 1, 1, 1",
     curve: str = "",
@@ -116,11 +117,12 @@ def region_of(
     uncond_strength: float = 1.0,
 ) -> Region:
     """The region of a node's inputs. mask: MASK, or none for everywhere."""
-    if mask_on not in WHERE:
-        raise LimelightError(f"mask_on: found {checks.show(mask_on)}; expected one of {', '.join(WHERE)}.")
+    if mask_on not in (AUTO, *WHERE):
+        expected = ", ".join((AUTO, *WHERE))
+        raise LimelightError(f"mask_on: found {checks.show(mask_on)}; expected one of {expected}.")
     if fill not in FILLS:
         raise LimelightError(f"fill: found {checks.show(fill)}; expected one of {', '.join(FILLS)}.")
-    halo = checks.number(halo, "halo", AUTO, 4096)
+    halo = checks.number(halo, "halo", AUTO_HALO, 4096)
     return Region(
         mask=None if mask is None else _mask(mask),
         where=mask_on,

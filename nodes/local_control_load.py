@@ -72,7 +72,8 @@ class LimelightAdapterLoader(io.ComfyNode):
             raise LimelightError(f"task: found {checks.show(task)}; expected one of {', '.join((UNKNOWN, *TASKS))}.")
         path = Path(folder_paths.get_full_path_or_raise(FOLDER, adapter_name))
         network = adapter_files.load(path, base_model)
-        return io.NodeOutput(AdapterControl(network, task_of(path.stem) if task == UNKNOWN else task))
+        task = task_of(path.stem) if task == UNKNOWN else task
+        return io.NodeOutput(AdapterControl(network, task, adapter_files.mask_mode(path)))
 
 
 def task_of(name: str) -> str:

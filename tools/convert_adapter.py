@@ -46,7 +46,8 @@ def export(source: Path, target: Path, layout: str, kind: str = "automatic") -> 
         target.mkdir(parents=True, exist_ok=True)
         (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     state = {key: value.contiguous() for key, value in state.items()}
-    save_file(state, file, adapter_files.metadata(network))
+    mode = adapter_files.mask_mode(source)
+    save_file(state, file, adapter_files.metadata(network, **({"mask_mode": mode} if mode else {})))
     return file
 
 

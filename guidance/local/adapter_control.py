@@ -28,10 +28,12 @@ Gains = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 
 
 class AdapterControl(LocalControl):
-    """See the module. task: the kind of hint, for a fuser of CoAdapters ("canny"), or ""."""
+    """See the module. task: the kind of hint, for a fuser of CoAdapters ("canny"), or "". where: what the mask was put
+    on in its training, one of `region.WHERE`, if that is known."""
 
-    def __init__(self, network: Adapter, task: str = "") -> None:
+    def __init__(self, network: Adapter, task: str = "", where: str | None = None) -> None:
         super().__init__()
+        self.trained_where = where or self.trained_where
         self.patcher = patcher(network)
         self.task = task
         self.places = places.standard(network.form)

@@ -10,6 +10,7 @@ import copy
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import comfy.controlnet
@@ -18,7 +19,7 @@ import torch
 
 from . import run
 from .coverage import feathered, surroundings
-from .region import Region, packed
+from .region import AUTO, WHERE, Region, packed
 from .view import Part, View, cuts
 
 LATENT_CELL = 8  # pixels of an image to a latent cell, but for a few models
@@ -32,6 +33,7 @@ class LocalControl(comfy.controlnet.ControlBase):
     def __init__(self) -> None:
         super().__init__()
         self.region = Region()
+        self.trained_where = WHERE[0]
         self.extra_hooks = run.hooks()
         self.manual_cast_dtype = None  # tile packs ask for it
         self.multigpu_clones: dict[Any, LocalControl] = {}
@@ -60,7 +62,7 @@ class LocalControl(comfy.controlnet.ControlBase):
     def with_region(self, region: Region) -> LocalControl:
         """A copy that acts in another region. Before the hint is set."""
         made = self.copy()
-        made.region = region
+        made.region = replace(region, where=self.trained_where) if region.where == AUTO else region
         return made
 
     def set_cond_hint(self, cond_hint, strength=1.0, timestep_percent_range=(0.0, 1.0), vae=None, extra_concat=()):

@@ -13,6 +13,7 @@ from ..errors import LimelightError
 from .coverage import cells, coverage
 
 WHERE = ("both", "features", "hint")
+AUTO = "auto"  # where the control was trained to have it, else "both"
 FILLS = {"black": 0.0, "gray": 0.5, "white": 1.0}
 LEVELS = 4
 _ASPECT = 0.02  # how much the aspects of mask and hint may differ: sizes are rounded to multiples of 8 or 64
@@ -25,7 +26,8 @@ class Region:
     mask: torch.Tensor | None = None
     """(K, H, W), or none: everywhere."""
     where: str = "both"
-    """Whether the mask is put on what the control adds to the model ("features"), on its hint, or on both."""
+    """Whether the mask is put on what the control adds to the model ("features"), on its hint, or on both; `AUTO`
+    becomes one of these when a control gets the region."""
     feather: float = 0.0
     """Pixels of the image over which the region fades in, inwards."""
     halo: float | None = None
