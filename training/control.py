@@ -4,6 +4,7 @@ files."""
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from .task import Batch
 # after .base, which makes torchvision importable
 from diffusers import ControlNetModel
 
+Sampler = Callable[[torch.Tensor, int], torch.Tensor]
+"""Such as `noise.uniform_times`."""
 OPTION = "--controlnet_model_name_or_path"
 HOST_HEADS = 64  # channels of a head that ComfyUI assumes in a ControlNet of no published size
 LATENT, INPAINTING = 4, 9  # channels of the UNet's input
@@ -113,10 +116,10 @@ def clean_latents(base: Base, moments: torch.Tensor, draws: Draws) -> torch.Tens
     return base.latents(moments, draws.normal(moments.shape[1] // 2, *moments.shape[2:]))
 
 
-def noised(base: Base, clean: torch.Tensor, draws: Draws) -> Noised:
-    """Draws noise, then a time of all alike probable ones, for each latent."""
+def noised(base: Base, clean: torch.Tensor, draws: Draws, sampler: Sampler = noise.uniform_times) -> Noised:
+    """Draws noise, then a time, for each latent."""
     added = draws.normal(*clean.shape[1:])
-    times = noise.uniform_times(draws.uniform(), base.times)
+    times = sampler(draws.uniform(), base.times)
     t = draws.to_device(times)
     level = base.level(t)
     noisy = noise.add_noise(clean, added, level)
