@@ -124,8 +124,9 @@ class Base:
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents as the UNet knows them -> (B, 3, H, W), mostly in [0, 1]. A gradient goes through."""
-        plain = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
-        return self.vae.decode(plain.to(self.vae.dtype)).sample.float() / 2 + 0.5
+        plain = latents.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
+        with torch.autocast(plain.device.type, enabled=False):  # SDXL's overflows in 16 bits
+            return self.vae.decode(plain.to(self.vae.dtype)).sample.float() / 2 + 0.5
 
     def fingerprint(self) -> str:
         """Of what the cache depends on: the encoders' settings and weights, wherever they were read from."""

@@ -69,7 +69,7 @@ def fill(
         if key in known:
             continue
         try:
-            views = task.views(sample, array_generator(seed, key))
+            views = views_of(task, sample, seed)
         except LimelightError as error:
             report(key, str(error))
             continue
@@ -79,6 +79,16 @@ def fill(
             flush()
     flush()
     writer.close()
+
+
+def views_of(task: Task, sample: dict[str, Any], seed: int) -> list[dict[str, Any]]:
+    """The task's views of a sample. Raises LimelightError for one that it refuses, and for a picture that would have to
+    be enlarged."""
+    width, height = task.settings.get("resolution", (0, 0))
+    across, down = sample["image"].size
+    if across < width or down < height:
+        raise LimelightError(f"smaller than --resolution: it is {across}x{down}, wanted are {width}x{height}")
+    return task.views(sample, array_generator(seed, sample["key"]))
 
 
 def fill_text(folder: Path, base: Base, dtype: torch.dtype, rank: int = 0, processes: int = 1) -> None:

@@ -17,8 +17,7 @@ import torch
 
 from ..guidance.errors import LimelightError
 from .base import Base
-from .cache import EMPTY, batches, sample_view
-from .draws import array_generator
+from .cache import EMPTY, batches, sample_view, views_of
 from .problems import Report
 from .task import Batch, Task
 
@@ -77,7 +76,7 @@ class Stream:
         views, captions = [], []
         for sample in self.read(0, 1, _untold, 0):
             try:
-                views.append(self.task.views(sample, array_generator(self.options.seed, sample["key"]))[0])
+                views.append(views_of(self.task, sample, self.options.seed)[0])
             except LimelightError:
                 continue
             captions.append(sample["text"])
@@ -96,7 +95,7 @@ class Stream:
             for sample in self.read(self.rank, self.processes, self.report, place["row"]):
                 place = {"epoch": place["epoch"], "row": sample["row"] + 1}
                 try:
-                    views = self.task.views(sample, array_generator(self.options.seed, sample["key"]))
+                    views = views_of(self.task, sample, self.options.seed)
                 except LimelightError as error:
                     self.report(sample["key"], str(error))
                     continue

@@ -44,7 +44,8 @@ class Task(Protocol):
     """Names of the pictures that a sample has besides "image", as `samples.samples` takes them."""
 
     settings: dict[str, Any]
-    """Plain values that `views` and `encode` depend on: with others, nothing cached is used again."""
+    """Plain values that `views` and `encode` depend on: with others, nothing cached is used again. Of a
+    "resolution", (width, height): smaller pictures are left out."""
 
     def views(self, sample: dict[str, Any], rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
         """A sample (see `samples.samples`: PIL pictures by name) -> the forms in which training may meet it, uint8
