@@ -45,6 +45,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     add("--head_channels", type=int, metavar="N", help="of an attention head; ComfyUI takes 64 in nets of unknown size")
     add("--random_flip", action=argparse.BooleanOptionalAction, default=True, help="every sample also mirrored")
     add("--validation_scale", type=float, default=preview.SCALE, metavar="X", help="guidance (default %(default)s)")
+    add("--validation_inference_steps", type=int, default=preview.STEPS, metavar="N", help="(default %(default)s)")
 
 
 def build(
@@ -167,16 +168,17 @@ def sample(
     empty: Batch,
     draws: Draws,
     hint: torch.Tensor,
-    scale: float,
+    options: argparse.Namespace,
     beside: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Clean latents that are made under the ControlNet. batch, empty: as `Task.validate` gets them."""
+    steps, scale = options.validation_inference_steps, options.validation_scale
     channels, height, width = batch["moments"].shape[1:]
 
     def output(z: torch.Tensor, t: torch.Tensor, text: Batch) -> torch.Tensor:
         return predict(base, network, z, t, base.conditioning({**batch, **text}), hint, beside)
 
-    return preview.sample(base, draws.normal(channels // 2, height, width), {}, empty, output, scale=scale)
+    return preview.sample(base, draws.normal(channels // 2, height, width), {}, empty, output, steps, scale)
 
 
 def cast(told: Any, kind: torch.dtype) -> Any:

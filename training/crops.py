@@ -51,20 +51,24 @@ def boxes(way: str, width: int, height: int) -> list[Box]:
     return [centre(width, height, width - width % MULTIPLE, height - height % MULTIPLE)]
 
 
-def around(mask: np.ndarray, side: int, share: float, rng: np.random.Generator) -> tuple[Box, float]:
+def around(
+    mask: np.ndarray, side: int, share: float, rng: np.random.Generator, down: int | None = None
+) -> tuple[Box, float]:
     """A square at random among those that keep `share` of the object, else the one that keeps most of it.
 
-    mask (H, W), not below 0, its short side at least `side`. -> the box, and the share that it keeps.
+    mask (H, W), not below 0, its short side at least `side`. down: the height, where it is not to be a square. -> the
+    box, and the share that it keeps.
     """
     height, width = mask.shape
+    down = side if down is None else down
     sums = np.zeros((height + 1, width + 1))
     sums[1:, 1:] = mask.cumsum(0, dtype=np.float64).cumsum(1)
-    kept = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    kept = sums[down:, side:] - sums[:-down, side:] - sums[down:, :-side] + sums[:-down, :-side]
     kept /= max(sums[-1, -1], 1e-9)
     good = np.flatnonzero(kept >= share - 1e-9)
     place = int(rng.choice(good)) if len(good) else int(kept.argmax())
     top, left = divmod(place, kept.shape[1])
-    return (left, top, left + side, top + side), float(kept[top, left])
+    return (left, top, left + side, top + down), float(kept[top, left])
 
 
 def scales(side: int, largest: float) -> list[int]:

@@ -142,7 +142,7 @@ class SaliencyControlNet:
         """Rows of: the map, what is made under it, the picture that it came from. "saliency_cc": correlation of what a
         predictor without weights sees in what is made with the map, the mean."""
         hint, base = self._hint(batch), self.base
-        made = control.sample(base, self.network, batch, empty, draws, hint, self.options.validation_scale)
+        made = control.sample(base, self.network, batch, empty, draws, hint, self.options)
         given = base.latents(batch["moments"], None)
         pictures = base.decode(made).clamp(0, 1)
         seen = self.judge.predict(pictures.movedim(1, -1).cpu()).numpy()
