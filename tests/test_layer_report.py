@@ -24,7 +24,7 @@ def report(model, positive, samples, **settings):
         return LimelightLayerReport.execute(model, positive, {"samples": samples}, **settings)
 
 
-@pytest.mark.parametrize("kind", ["Flux", "QwenImage", "SD3"])
+@pytest.mark.parametrize("kind", ["Flux", "QwenImage", "SD3", "WAN21_T2V"])
 def test_transformers(host, kind):
     model, x = build(kind), latent(kind, 2)
     run(model, prompt(CIRCLE), x)  # loads it

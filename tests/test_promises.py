@@ -479,7 +479,7 @@ def test_diffusion_transformers_are_refused(tiny_sd15):
     network = MMDiT(depth=2, input_size=None, device="cpu", operations=comfy.ops.disable_weight_init)
     model = tiny_sd15.clone()
     model.model = type("Model", (), {"diffusion_model": network})()
-    with pytest.raises(LimelightError, match="MMDiT.*transformer is not supported"):
+    with pytest.raises(LimelightError, match="MMDiT: where its text and image are.*connect one of those"):
         LimelightHighlightGuidance.execute(model, 1.0, 0.0, 0.5, 3)
 
 
@@ -524,8 +524,8 @@ def test_highlights_and_conditioning_must_belong_together(tiny_sd15):
 
 
 def test_only_image_latents():
-    from limelight.guidance.attention.step import latent_size
+    from limelight.guidance.attention.step import size_of
     from limelight.guidance.errors import LimelightError
 
-    with pytest.raises(LimelightError, match="found 5 dimensions, expected 4"):
-        latent_size((None, None, torch.zeros(1, 4, 2, 8, 8)), {})
+    with pytest.raises(LimelightError, match="found 5 dimensions .a film of 2 frames., expected 4"):
+        size_of(torch.zeros(1, 4, 2, 8, 8))

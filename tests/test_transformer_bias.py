@@ -6,7 +6,7 @@ import pytest
 import text_encoders
 import torch
 from guided_runs import BAR, CIRCLE, EVERYWHERE, bound
-from transformer_models import CROSS, KINDS, TOKENS, build, joint_calls, latent, places, prompt, run, sizes
+from transformer_models import CROSS, KINDS, TOKENS, build, close, joint_calls, latent, places, prompt, run, sizes
 
 from limelight.guidance.attention import joint
 from limelight.guidance.attention.architectures import family_of
@@ -29,10 +29,6 @@ def model(kind):
 @pytest.fixture(scope="module")
 def zimage(host):
     return build("ZImage")
-
-
-def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> bool:
-    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
 
 def moved(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -105,6 +101,7 @@ def test_the_amounts_are_those_of_whole_matrices(kind, model, number):
         ("Lumina2", "lumina2"),
         ("WAN21_T2V", "wan"),
         ("LTXV", "ltxv"),
+        ("CosmosT2IPredict2", "cosmos"),
     ],
 )
 def test_from_the_prompt_to_the_sampler(host, kind, encoder):
