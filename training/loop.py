@@ -72,6 +72,10 @@ def run(
         for part in (task.network, base.unet):
             if hasattr(part, "enable_gradient_checkpointing"):
                 part.enable_gradient_checkpointing()
+    if plugin := getattr(accelerator.state, "deepspeed_plugin", None):  # which otherwise asks a data loader
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.train_batch_size
+    if whole is not None and options.validation_steps and accelerator.is_main_process:
+        say("no validation: the weights are spread over the processes")
     task.network.train()
     weights = [one for one in task.network.parameters() if one.requires_grad]
     module, optimizer = accelerator.prepare(Step(task), _optimizer(weights, options))

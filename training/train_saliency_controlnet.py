@@ -97,13 +97,11 @@ class SaliencyControlNet:
     def encode(self, views: list[dict[str, np.ndarray]]) -> list[Batch]:
         """-> "moments" (2 C, h, w) of the latents; "hint" (1, H, W), uint8; "blobs" (K, 6), see `blobs`."""
         moments = self.base.encode_images(np.stack([view["image"] for view in views]))
-        made = [
-            {"moments": one, "hint": torch.from_numpy(view["hint"].copy())}
-            for one, view in zip(moments, views, strict=True)
-        ]
+        maps = torch.from_numpy(np.stack([view["hint"] for view in views]))
+        made = [{"moments": one, "hint": hint} for one, hint in zip(moments, maps, strict=True)]
         if self.settings["blobs"]:
-            for one in made:  # one by one, so that a blob does not depend on what it is fitted together with
-                one["blobs"] = blobs.fit(one["hint"].float() / 255, self.settings["blobs"])[0]
+            for one, found in zip(made, blobs.fit(maps[:, 0] / 255, self.settings["blobs"]), strict=True):
+                one["blobs"] = found
         return made
 
     def loss(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
