@@ -45,12 +45,12 @@ def serve(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def test(options: argparse.Namespace, rest: list[str]) -> int:
-    """Lint, then pytest; --host DIR takes another ComfyUI checkout; further arguments go to pytest."""
+    """Lint, types, then pytest; --host DIR takes another ComfyUI checkout; further arguments go to pytest."""
     python, host = prepare(options.host)
     for command in (["check", "."], ["format", "--check", "."]):
         if subprocess.run([str(python), "-m", "ruff", *command], cwd=ROOT).returncode:
             return 1
-    return _module(python, host, "pytest", rest)
+    return _module(python, host, "limelight.tools.type_check", []) or _module(python, host, "pytest", rest)
 
 
 def bench(options: argparse.Namespace, rest: list[str]) -> int:

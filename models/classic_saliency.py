@@ -88,7 +88,8 @@ class ClassicSaliency(SaliencyNetwork):
 def grid(height: int, width: int) -> tuple[int, int]:
     """Rows and columns of the graph for an input of that size."""
     nodes = min(MAX_NODES, NODES * max(height, width) / SIDE)
-    return tuple(max(4, round(nodes * side / max(height, width))) for side in (height, width))
+    rows, columns = (max(4, round(nodes * side / max(height, width))) for side in (height, width))
+    return rows, columns
 
 
 def _walks(feature: torch.Tensor, contrast: torch.Tensor, gather: torch.Tensor) -> torch.Tensor:

@@ -28,9 +28,10 @@ def offered(names: Iterable[str], without: Iterable[str] = OTHER_PARTS) -> list[
 
 def read_pieces(path: Path, name: str, remedy: str = "") -> Any:
     """As `read`, all pieces of a file in several together."""
-    if not _piece(path.name):
+    found = _SHARD.fullmatch(path.name)
+    if not found:
         return read(path, name, remedy)
-    stem, _, count, ending = _SHARD.fullmatch(path.name).groups()
+    stem, _, count, ending = found.groups()
     state: dict[str, torch.Tensor] = {}
     for number in range(1, int(count) + 1):
         piece = path.with_name(f"{stem}-{number:05}-of-{count}{ending}")

@@ -28,12 +28,13 @@ class InpaintControlNet(comfy.controlnet.ControlNet):
     picture: tuple[torch.Tensor, torch.Tensor] | None = None
     _inputs: torch.Tensor | None = None  # own mask and latent as the network wants them, during a run
     _base_inpaints = False
+    model_sampling_current: Any  # the host's
 
     @classmethod
     def of(cls, control: comfy.controlnet.ControlNet, context_dim: int | None = None) -> InpaintControlNet:
         """The host's ControlNet around a network with nine channels, as one of this class."""
         made = cls.__new__(cls)
-        vars(made).update(vars(control))  # all that the host's class holds, in any of its versions
+        made.__dict__.update(vars(control))  # all that the host's class holds, in any of its versions
         made.context_dim = context_dim
         return made
 
@@ -93,7 +94,7 @@ class InpaintControlNet(comfy.controlnet.ControlNet):
 
 
 def _family(width: int | None) -> str:
-    return FAMILIES.get(width, "another kind" if width is None else f"a kind whose text is {width} wide")
+    return "another kind" if width is None else FAMILIES.get(width, f"a kind whose text is {width} wide")
 
 
 class _Longer:

@@ -110,7 +110,8 @@ class Unisal(SaliencyNetwork):
                 module.domain = domain
 
     def prepare(self, images: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-        small = resize(images, *input_size(*images.shape[-2:], scale), mode="bicubic").clamp(0, 1)
+        height, width = images.shape[-2:]
+        small = resize(images, *input_size(height, width, scale), mode="bicubic").clamp(0, 1)
         mean, std = (torch.tensor(value, device=small.device).view(3, 1, 1) for value in (MEAN, STD))
         return (small - mean) / std
 

@@ -135,7 +135,8 @@ class LimelightHighlightGLIGEN(io.ComfyNode):
         highlights: dict | None = None,
     ) -> io.NodeOutput:
         window = checks.window(start_percent, end_percent, "nothing would be grounded", "turn grounding off")
-        settings = {"strength": checks.number(strength, "strength", 0, 2), "window": window, "parallel": bool(parallel)}
+        settings: dict[str, Any] = {"window": window, "parallel": bool(parallel)}
+        settings["strength"] = checks.number(strength, "strength", 0, 2)
         settings["margin"] = checks.number(margin, "margin", 0, 0.5)
         model = gligen_textbox_model
         if not isinstance(getattr(model, "model", None), gligen.TextBoxGligen):
@@ -167,6 +168,7 @@ NODES = [LimelightGLIGENLoader, LimelightHighlightGLIGEN]
 def _objects(bound: dict | None, document: Any) -> list[tuple[str, Instance, int | None]]:
     """Phrase and region of every object of the document, or else of what is bound to the conditioning, with the index
     of its bound highlight."""
+    found: list[tuple[str, float, tuple[Instance, ...], int | None]]
     if document is not None:
         found = [(item.phrase, item.strength, item.instances, None) for item in document.highlights]
     else:

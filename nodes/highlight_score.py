@@ -86,9 +86,8 @@ class LimelightHighlightScore(io.ComfyNode):
         objects = [[(mask >= threshold).astype(np.float32) for mask in one] for one in objects]
         scores = [[score.score(h, mask) for h, mask in zip(wanted, one, strict=True)] for one in objects]
         pictures = [None] * len(objects) if image is None else list(image.cpu().numpy())
-        drawn = tensors.batch(
-            [sheet.score_picture(p, wanted, *rest) for p, *rest in zip(pictures, objects, scores, strict=True)]
-        )
+        each = zip(pictures, objects, scores, strict=True)
+        drawn = tensors.batch([sheet.score_picture(shown, wanted, masked, rated) for shown, masked, rated in each])
         every = [one for scores_of_image in scores for one in scores_of_image]
         summary = score.summary(every)
         result = {"images": [{"highlights": [s.to_dict() for s in one], **score.summary(one)} for one in scores]}

@@ -27,7 +27,8 @@ def merge(conditionings: list[list], policy: str, fusing: Fusing | None = None) 
     object, so that the host joins the calls of positive and negative. Without any control, as after Apply nodes of
     strength 0, everything stays as it is, and there are no parts."""
     made: dict[Any, Any] = {}
-    out, first = [], []
+    out: list[list] = []
+    first: list = []
     for conditioning in conditionings:
         entries = []
         for tensor, options in conditioning:

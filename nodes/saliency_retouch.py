@@ -162,10 +162,10 @@ class LimelightAttentionRetouch(io.ComfyNode):
             )
         device, done, found = predictor.load(), [], []
         for i, picture in enumerate(pictures.movedim(-1, 1).split(1)):
-            here = {name: masks[i : i + 1] for name, masks in regions.items()}
-            given = [here[name].to(device) if name in here else None for name in (ATTRACT, SUPPRESS)]
+            here = {name: masks[i : i + 1].to(device) for name, masks in regions.items()}
+            wanted = here.get(ATTRACT), here.get(SUPPRESS)
             after = saliency_retouch.retouch(
-                picture.to(device), predictor.network, *given, amounts, steps, feather, scale
+                picture.to(device), predictor.network, wanted[0], wanted[1], amounts, steps, feather, scale
             ).to(picture.device)
             done.append(after)
             found.append({name: _shares(each, picture, after, here, scale) for name, each in eyes.items()})

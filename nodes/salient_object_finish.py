@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from comfy_api.latest import io
@@ -102,11 +104,8 @@ class LimelightCompositeSubject(io.ComfyNode):
             raise LimelightError(
                 f"resolution: found {checks.show(resolution)}; expected one of {', '.join(RESOLUTIONS)}."
             )
-        steps = {
-            "clean": checks.flag(clean_rim, "clean_rim"),
-            "match": checks.number(match, "match", 0, 1),
-            "harmonise": checks.number(harmonise, "harmonise", 0, 1),
-        }
+        clean_rim, match = checks.flag(clean_rim, "clean_rim"), checks.number(match, "match", 0, 1)
+        harmonise = checks.number(harmonise, "harmonise", 0, 1)
         places = _places(placement, colours, pictures)
         layers = [None] if shadow is None else _layers(shadow, pictures)
         counts = {"image": len(pictures), "subject": len(colours), "placement": len(places), "shadow": len(layers)}
@@ -116,11 +115,11 @@ class LimelightCompositeSubject(io.ComfyNode):
                 raise LimelightError(f"{name}: found {found} in the batch; expected one, or {count} as of the others.")
         pictured, masks = [], []
         for i in range(count):
-            picture, colour, alpha, one, layer = (
-                each[i % len(each)] for each in (pictures, colours, opacities, places, layers)
-            )
+            picture, number = pictures[i % len(pictures)], i % len(colours)
+            one, layer = places[i % len(places)], layers[i % len(layers)]
             one = one.original() if resolution == SUBJECT else one.on(picture.shape[1], picture.shape[0])
-            made, opacity = composite.composed(picture, colour, alpha, one, layer, **steps)
+            cut = colours[number], opacities[number]
+            made, opacity = composite.composed(picture, *cut, one, layer, clean_rim, match, harmonise)
             pictured.append(made)
             masks.append(opacity)
         if len({made.shape for made in pictured}) > 1:
@@ -236,7 +235,7 @@ class LimelightSubjectShadow(io.ComfyNode):
 NODES = [LimelightCompositeSubject, LimelightSubjectShadow]
 
 
-def _places(placement: object, colours: np.ndarray, pictures: np.ndarray) -> list[place.Placement]:
+def _places(placement: Any, colours: np.ndarray, pictures: np.ndarray) -> list[place.Placement]:
     """The placements, for a source of the subjects' size; the whole frame without any."""
     size, frame = colours.shape[2:0:-1], pictures.shape[2:0:-1]
     if placement is None:
@@ -255,7 +254,7 @@ def _places(placement: object, colours: np.ndarray, pictures: np.ndarray) -> lis
     return [one.of(*size) for one in places]
 
 
-def _layers(shadow: object, pictures: np.ndarray) -> np.ndarray:
+def _layers(shadow: Any, pictures: np.ndarray) -> np.ndarray:
     """The shadow's RGBA layers, (B, h, w, 4)."""
     colour = tensors.pixels(shadow, "shadow")
     if shadow.shape[-1] != 4:

@@ -129,10 +129,14 @@ class LimelightPlaceSubject(io.ComfyNode):
         ):
             if value not in known:
                 raise LimelightError(f"{name}: found {checks.show(value)}; expected one of {', '.join(known)}.")
+        shape = None
+        if ratio != AS_GIVEN:
+            across, down = ratio.split(":")
+            shape = int(across), int(down)
         canvas = place.sides(
             checks.whole(width, "width", 64, 8192),
             checks.whole(height, "height", 64, 8192),
-            None if ratio == AS_GIVEN else tuple(map(int, ratio.split(":"))),
+            shape,
         )
         laid_out = {
             "fit": fit,

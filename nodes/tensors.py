@@ -74,7 +74,7 @@ def pair(batch: np.ndarray, other: np.ndarray, names: str) -> tuple[np.ndarray, 
         raise LimelightError(
             f"{names}: found {len(batch)} and {len(other)} in the batches; expected the same number, or one for all."
         )
-    return tuple(np.repeat(each, count // len(each), 0) for each in (batch, other))
+    return np.repeat(batch, count // len(batch), 0), np.repeat(other, count // len(other), 0)
 
 
 def rgb(image: Any, name: str = "image") -> torch.Tensor:

@@ -229,6 +229,21 @@ def server(host):
         yield running
 
 
+@pytest.fixture
+def calls(host, monkeypatch):
+    """Every call of attention that is made for a bias: (q, k, heads, mask)."""
+    from limelight.guidance.attention import bias
+
+    made, exact = [], bias._exact
+
+    def keep(q, k, v, heads, mask=None):
+        made.append((q, k, heads, mask))
+        return exact(q, k, v, heads, mask)
+
+    monkeypatch.setattr(bias, "_exact", keep)
+    return made
+
+
 @pytest.fixture(scope="session")
 def skip_or_fail():
     """-> function (reason): skips the test for want of a tool; in CI, where every tool must be there, it fails."""

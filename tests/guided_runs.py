@@ -178,6 +178,11 @@ def _hook(layers, place, keys, attention):
                 block.attn2.to_k.register_forward_hook(keep_k)
 
 
+def moved(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether b is finite and differs from a by more than rounding."""
+    return bool(b.isfinite().all()) and not torch.allclose(a, b, atol=1e-3 * float(a.abs().max()))
+
+
 def assert_close(found, expected, tolerance=1e-4):
     """Relative to the largest value."""
     assert (found - expected).abs().max() <= tolerance * expected.abs().max()

@@ -6,30 +6,13 @@ import logging
 
 import pytest
 import torch
-from guided_runs import BAR, CIRCLE, EVERYWHERE, conditioning, conditioning_for, noise, sample, untouched
+from guided_runs import BAR, CIRCLE, EVERYWHERE, conditioning, conditioning_for, moved, noise, sample, untouched
 
 from limelight.guidance.attention import bias
 from limelight.guidance.attention.bias import attach
 from limelight.guidance.attention.bias_methods import METHODS, BiasMethod
 
 OFF = ("red circle", [2, 3], [0.1, 0.1, 0.4, 0.4], 0.0)
-
-
-def moved(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bool(b.isfinite().all()) and not torch.allclose(a, b, atol=1e-3 * float(a.abs().max()))
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """Every call of attention that is made for the bias: (q, k, heads, mask)."""
-    made, exact = [], bias._exact
-
-    def keep(q, k, v, heads, mask=None):
-        made.append((q, k, heads, mask))
-        return exact(q, k, v, heads, mask)
-
-    monkeypatch.setattr(bias, "_exact", keep)
-    return made
 
 
 # Off is off -----------------------------------------------------------------------------------------------------------

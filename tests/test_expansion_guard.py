@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from guided_runs import BAR, CIRCLE, EVERYWHERE, conditioning, conditioning_for, noise, sample, untouched
+from guided_runs import BAR, CIRCLE, EVERYWHERE, conditioning, conditioning_for, moved, noise, sample, untouched
 
 from limelight.guidance.attention import bias
 from limelight.guidance.errors import LimelightError
@@ -20,23 +20,6 @@ def subject(height: int = 64, width: int = 64, left: float = 0.25) -> np.ndarray
 
 
 MASKS = [subject()]
-
-
-def moved(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bool(b.isfinite().all()) and not torch.allclose(a, b, atol=1e-3 * float(a.abs().max()))
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """Every call of attention that is made for the guard: (q, k, heads, mask)."""
-    made, exact = [], bias._exact
-
-    def keep(q, k, v, heads, mask=None):
-        made.append((q, k, heads, mask))
-        return exact(q, k, v, heads, mask)
-
-    monkeypatch.setattr(bias, "_exact", keep)
-    return made
 
 
 # Formulas -------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from guided_runs import BAR, CIRCLE, attach, look, prepared, untouched
-from transformer_models import KINDS, build, latent, places, prompt, run, sizes
+from transformer_models import KINDS, build, close, latent, places, prompt, run, sizes
 
 from limelight.guidance.attention import bias, joint_capture
 from limelight.guidance.attention.architectures import family_of
@@ -27,10 +27,6 @@ def model(kind):
 @pytest.fixture(scope="module")
 def zimage(host):
     return build("ZImage")
-
-
-def close(found, expected, tolerance=1e-5):
-    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
 
 def looked(model, ready, x, monkeypatch=None, **changes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from guided_runs import BAR, CIRCLE, EVERYWHERE, look, prepared
-from transformer_models import KINDS, build, joint_calls, latent, places, prompt, run, sizes
+from transformer_models import KINDS, build, close, joint_calls, latent, places, prompt, run, sizes
 
 from limelight.guidance.attention import bias_joint, routes
 from limelight.guidance.attention.bias import attach
@@ -22,10 +22,6 @@ def kind(request, host):
 @pytest.fixture(scope="module")
 def model(kind):
     return build(kind)
-
-
-def close(found, expected, tolerance=1e-5):
-    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
 
 def with_masks(monkeypatch):

@@ -198,6 +198,11 @@ def run(model, positive, x, steps=1, cfg=3.0, sampler="euler", negative=None, **
         ).clone()
 
 
+def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> bool:
+    """Relative to the largest value."""
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+
+
 def sizes(kind: str) -> list[tuple[int, int]]:
     """Latents (h, w): square, odd, flat, and of no multiple of 32 pixels."""
     if kind == "CosmosT2IPredict2":  # the host does not take odd ones

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -195,9 +196,9 @@ def _checkpointed(module: nn.Module) -> Callable:
 
     def forward(x, *args):
         # the host changes the options as it walks through the network: the second run needs those of the first
-        args = [dict(arg) if isinstance(arg, dict) else arg for arg in args]
+        own = [dict(arg) if isinstance(arg, dict) else arg for arg in args]
         call = type(module).forward
-        return checkpoint(call, module, x, *args, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(call, module, x, *own, use_reentrant=False, preserve_rng_state=False)
 
     return forward
 
@@ -209,7 +210,7 @@ CHANGED = ("patches", "patches_replace", "optimized_attention_override", "wrappe
 class DetachedControl:
     """A ControlNet (or adapter) in the guided pass: what it adds is a constant, computed without autograd."""
 
-    def __init__(self, control: object, transformer_options: dict) -> None:
+    def __init__(self, control: Any, transformer_options: dict) -> None:
         self._control = control
         self._options = transformer_options
 

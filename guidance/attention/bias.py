@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from .bias_methods import METHODS, BiasMethod, Layout
 from .capture import differentiable
 from .propagation import REGIONS
 from .scenes import Scene, tell_apart
-from .step import latent_size
+from .step import size_of
 
 WRAPPER = "limelight_bias"
 LOOSENESS = 0.5
@@ -76,19 +77,22 @@ def install(
     # the run in progress; shared by everyone who samples with this model, one after another
     runs: list[_Run | JointRun] = []
 
-    def sampler_sample(executor, guider, sigmas, *args, **kwargs):
+    def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
+        def sample():
+            return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+
         network = guider.inner_model.diffusion_model
         family = check(network, method, strengths)
-        latent_size(args, kwargs, family)  # refuses what is no image
-        found = method.scenes(guider.conds, (args[2] if len(args) > 2 else kwargs["noise"]).shape, looseness)
+        size_of(noise, family)  # refuses what is no image
+        found = method.scenes(guider.conds, noise.shape, looseness)
         if not found:
             logging.info("Limelight: the positive conditioning carries no highlights; attention is not biased.")
-            return executor(guider, sigmas, *args, **kwargs)
+            return sample()
         tell_apart(found, guider.conds)
         run = (network, guider.inner_model.model_sampling, found, window, method, strengths)
         runs.append(_Run(*run) if family is unet else JointRun(family, *run))
         try:
-            return executor(guider, sigmas, *args, **kwargs)
+            return sample()
         finally:
             runs.pop()
 
@@ -125,7 +129,7 @@ class _Run:
     def __init__(
         self,
         network: torch.nn.Module,
-        model_sampling: object,
+        model_sampling: Any,
         found: list[Scene],
         window: tuple[float, float],
         method: BiasMethod,

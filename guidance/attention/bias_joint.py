@@ -9,7 +9,7 @@ they are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,7 +31,7 @@ class JointRun:
         self,
         family: Family,
         network: torch.nn.Module,
-        model_sampling: object,
+        model_sampling: Any,
         found: list[Scene],
         window: tuple[float, float],
         method: BiasMethod,

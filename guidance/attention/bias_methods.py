@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Scores = Callable[..., torch.Tensor]
 """() -> the logits of the call's queries, (B, heads, N, T); (cells: a slice) -> those of other cells."""
-Term = torch.Tensor | None
+Term: TypeAlias = "torch.Tensor | None"
 CORE = 0.5  # a cell with this much attraction is inside a region, where inside or outside is all that counts
 
 
@@ -94,9 +94,9 @@ class BiasMethod:
 
         shape: of the noise, (B, C, h, w). Raises a LimelightError where something does not fit, before anything runs.
         """
-        return scenes(conds, tuple(shape[-2:]), looseness)
+        return scenes(conds, (shape[-2], shape[-1]), looseness)
 
-    def layout(self, scene, grid: tuple[int, int], device: torch.device, length: int, columns: int):
+    def layout(self, scene: Any, grid: tuple[int, int], device: torch.device, length: int, columns: int) -> Any:
         """What `cross` and `self_` get of a scene on a grid; see `Layout.of`."""
         return Layout.of(scene, grid, device, length, columns)
 
@@ -108,11 +108,11 @@ class BiasMethod:
         """Whether the self-attention of this block is biased."""
         return True
 
-    def cross(self, scores: Scores, queries: slice, layout: Layout, strength: float, time: float) -> Term:
+    def cross(self, scores: Scores, queries: slice, layout: Any, strength: float, time: float) -> Term:
         """-> what to add to the logits of cross-attention, or None. Broadcasts to ``scores()``: (B, heads, N, T)."""
         raise NotImplementedError
 
-    def self_(self, scores: Scores, queries: slice, layout: Layout, strength: float, time: float) -> Term:
+    def self_(self, scores: Scores, queries: slice, layout: Any, strength: float, time: float) -> Term:
         """-> what to add to the logits of self-attention; broadcasts to ``scores()``, (B, heads, N, cells)."""
         raise NotImplementedError
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from .probe import Look, Probe
+from .probe import Look
 
 SHRINK, GROW = 0.5, 1.25  # of the trust radius after a step that made the loss worse / better
 
@@ -18,9 +20,11 @@ class Descent:
     most cells have in common moves nothing, it tints the background. The radius of each sample falls when a step made
     its loss worse, and that step is taken back. Of a method that does not normalise, an update is
     -step_size * strength * g.
+
+    probe: a `Probe`, or what looks as one does.
     """
 
-    def __init__(self, probe: Probe, strength: float) -> None:
+    def __init__(self, probe: Any, strength: float) -> None:
         self.probe, self.method, self.strength = probe, probe.method, strength
         self.radius: torch.Tensor | None = None
         self.phrases, self._strengths = probe.phrases, probe.strengths
@@ -47,8 +51,8 @@ class Descent:
             total = self._note(look)
             if look.gradient is None:
                 break
-            push = self._push(look, scale, mask)
-            if best_loss is None or not self.method.normalise:
+            push = self._push(look, look.gradient * scale, mask)
+            if best_loss is None or best_push is None or not self.method.normalise:
                 best, best_loss, best_push = update, total, push
             else:
                 # a sample whose highlights are all satisfied stays where it is, as it would in a run of its own
@@ -62,9 +66,8 @@ class Descent:
         self.steps += moved
         return update.to(x.dtype) if moved else None
 
-    def _push(self, look: Look, scale: float, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """-> direction (B, C, H, W) and the longest sensible length (B, 1, 1, 1), for a latent of variance 1."""
-        gradient = look.gradient * scale
+    def _push(self, look: Look, gradient: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """-> direction (B, C, H, W) and the longest sensible length (B, 1, 1, 1). All for a latent of variance 1."""
         if mask is not None:
             gradient = gradient * mask
         axes, one = tuple(range(1, gradient.ndim)), (-1, *(1,) * (gradient.ndim - 1))
@@ -85,7 +88,7 @@ class Descent:
 
     def _length(self, push: tuple[torch.Tensor, torch.Tensor], percent: float) -> torch.Tensor:
         length = push[0].new_tensor(self.method.step_size(percent) * self.strength)
-        if not self.method.normalise:
+        if not self.method.normalise or self.radius is None:
             return length
         return torch.minimum(length * self.radius.view(push[1].shape), push[1])
 
@@ -111,7 +114,7 @@ class Descent:
         return f"guided {self.steps} of {steps} steps in {self.updates} iterations{broken}; loss {losses}"
 
 
-def latent_scale(model_sampling: object, sigma: float) -> float:
+def latent_scale(model_sampling: Any, sigma: float) -> float:
     """Standard deviation of x at sigma, for data of variance 1: sqrt(sigma^2 + 1), and 1 for flow models."""
     from comfy.model_sampling import CONST
 
@@ -120,7 +123,7 @@ def latent_scale(model_sampling: object, sigma: float) -> float:
     return (sigma**2 + float(getattr(model_sampling, "sigma_data", 1.0)) ** 2) ** 0.5
 
 
-def percent_of(model_sampling: object, sigma: torch.Tensor) -> float:
+def percent_of(model_sampling: Any, sigma: torch.Tensor) -> float:
     """Where sigma lies on the noise schedule: 0 = pure noise, 1 = the finished image."""
     last = getattr(model_sampling, "num_timesteps", 0) - 1
     if last < 0:  # of flow models and others without numbered times, which count time in units of their own
@@ -128,7 +131,7 @@ def percent_of(model_sampling: object, sigma: torch.Tensor) -> float:
     return 1 - float(model_sampling.timestep(sigma[:1])) / last
 
 
-def _percent_at(model_sampling: object, sigma: float) -> float:
+def _percent_at(model_sampling: Any, sigma: float) -> float:
     """The inverse of the host's `percent_to_sigma`, by bisection: it falls from 0 to 1."""
     low, high = 0.0, 1.0
     for _ in range(30):

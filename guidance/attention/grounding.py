@@ -116,7 +116,7 @@ class Grounding(list):
     def _grown(self, entry: Grounded, box: Edges, view: tuple[int, int]) -> list[Edges]:
         """The box with what its object has grown by: a cell of the grown region belongs to the nearest object of the
         highlight."""
-        if entry.index not in self.regions:
+        if entry.index is None or entry.index not in self.regions:
             return [box]
         kin = [other for other in self if isinstance(other, Grounded) and other.index == entry.index]
         bare = {id(other): other.box(view, 0.0, self.crop) for other in kin}
@@ -170,4 +170,5 @@ def _host_box(entry: tuple, shape: tuple[int, int]) -> Edges:
 
 
 def _cut(box: Edges) -> Edges:
-    return tuple(min(max(float(edge), 0.0), 1.0) for edge in box)
+    left, top, right, bottom = (min(max(float(edge), 0.0), 1.0) for edge in box)
+    return left, top, right, bottom

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -133,11 +133,11 @@ def _checkpointed(module: nn.Module, key: tuple, in_place: bool) -> Callable:
     def forward(*args, **kwargs):
         # the host changes the options as it walks through the network: the second run needs those of the first
         kwargs["transformer_options"] = options = dict(kwargs.get("transformer_options") or {})
-        runs = []
+        runs: list[tuple] = []
 
-        def run(*args, **kwargs):
+        def run(*given, **named):
             # Flux adds to its streams in place: the second run needs them as they were
-            args, kwargs = [_own(value) for value in args], {name: _own(value) for name, value in kwargs.items()}
+            args, kwargs = [_own(value) for value in given], {name: _own(value) for name, value in named.items()}
             joint = options.get(OVERRIDE)
             if not runs or not isinstance(joint, JointAttention):
                 runs.append(key)
@@ -150,6 +150,6 @@ def _checkpointed(module: nn.Module, key: tuple, in_place: bool) -> Callable:
     return forward
 
 
-def _own(value: object) -> object:
+def _own(value: Any) -> Any:
     """A copy of a stream of tokens, (B, N, C); other arguments as they are."""
     return value.clone() if torch.is_tensor(value) and value.ndim == 3 else value

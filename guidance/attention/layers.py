@@ -15,7 +15,7 @@ from .architectures import family_of
 from .losses import phrase_map, placement_loss
 from .record import LOOSENESS, watched
 from .scenes import Scene, scenes, tell_apart
-from .step import latent_size
+from .step import size_of
 
 WRAPPER = "limelight_layers"
 BEST = 1 / 4  # share of the layers that are named as the best
@@ -46,17 +46,18 @@ def rate_layers(model: Any, positive: list, latent: torch.Tensor, percent: float
     percent = number(percent, "percent", 0.01, 0.99)
     network = model.model.diffusion_model
     family = family_of(network)
-    model, found, seen = model.clone(), [], {}
+    model, found = model.clone(), []
+    seen: dict[Any, Any] = {}
 
-    def sampler_sample(executor, guider, sigmas, *args, **kwargs):
-        found.extend(scenes(guider.conds, latent_size(args, kwargs, family), LOOSENESS))
+    def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
+        found.extend(scenes(guider.conds, size_of(noise, family), LOOSENESS))
         if not found:
             raise LimelightError(
                 "positive: found no highlights; expected a conditioning of Highlight Prompt or Highlight Bind, with at "
                 "least one highlight whose strength is not 0."
             )
         tell_apart(found, guider.conds)
-        return executor(guider, sigmas, *args, **kwargs)
+        return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
 
     def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         options = transformer_options or {}
@@ -116,7 +117,7 @@ def layer_table(scores: list[LayerScore]) -> str:
 
 def _rated(maps: torch.Tensor, scene: Scene) -> tuple[tuple[int, int], torch.Tensor]:
     """maps (B, h, w, T) of one layer -> its grid, and loss, inside and outside of each highlight and image (3, m)."""
-    grid, tokens = tuple(maps.shape[1:3]), scene.bound["text_tokens"]
+    grid, tokens = (maps.shape[1], maps.shape[2]), scene.bound["text_tokens"]
     targets = scene.targets(*grid, maps.device)
     shares = torch.stack([phrase_map(maps, target.tokens, tokens) for target in targets], 1)
     zones = [torch.stack([getattr(target, zone) for target in targets]) for zone in ("attract", "suppress")]

@@ -48,19 +48,12 @@ class Limelight(Method):
     transformers = True
 
     def __post_init__(self) -> None:
+        self.self_attention, self.affinity = self.separation > 0, self.propagate
         self._regions: dict[int, torch.Tensor] = {}
         self._told = False
 
     def regions(self) -> dict[int, torch.Tensor]:
         return self._regions
-
-    @property
-    def self_attention(self) -> bool:
-        return self.separation > 0
-
-    @property
-    def affinity(self) -> bool:
-        return self.propagate
 
     def layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
         return family_of(network).layout_blocks(network, height, width, self.layers)
@@ -74,7 +67,7 @@ class Limelight(Method):
         self._regions = self._grown(seen, scene)
         tokens, each = scene.bound["text_tokens"], []
         for maps in seen.cross.values():
-            targets = scene.targets(*maps.shape[1:3], maps.device)
+            targets = scene.targets(maps.shape[1], maps.shape[2], maps.device)
             if self._regions:
                 targets = [with_region(target, self._regions[target.index]) for target in targets]
             each.append(self._loss(maps, targets, tokens))
@@ -83,7 +76,8 @@ class Limelight(Method):
             self._told = True
             logging.info("Limelight: no separation of the highlights: this model's self-attention is too large for it.")
         if self.separation > 0 and seen.self_ and len(scene.phrases) > 1:
-            apart = [separation_loss(m, scene.targets(*m.shape[1:3], m.device)) for m in seen.self_.values()]
+            maps_of = seen.self_.values()
+            apart = [separation_loss(m, scene.targets(m.shape[1], m.shape[2], m.device)) for m in maps_of]
             loss = loss + self.separation * torch.stack(apart).mean(0)
         return loss
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -73,7 +74,7 @@ class Probe:
                     gradient = part if gradient is None else gradient + part
         return Look(torch.cat(losses, 1), torch.cat(wanted, 1), gradient)
 
-    def differentiable(self, guider: object) -> AbstractContextManager:
+    def differentiable(self, guider: Any) -> AbstractContextManager:
         """Where looks have gradients; see `differentiable_model`."""
         return differentiable_model(guider, [scene.cond for scene in self.scenes])
 
@@ -90,7 +91,7 @@ class Probe:
 
         model, probing = guider.inner_model, probe_options(options)
         if self.family is unet:
-            capture = self.capture(view.method.heads)
+            capture: Any = self.capture(view.method.heads)
             capture.self_attention, capture.affinity = view.method.self_attention, view.method.affinity
             unet.install(probing["transformer_options"], capture, *view.calls)
         else:
@@ -127,7 +128,7 @@ class _View:
 
 
 @contextmanager
-def differentiable_model(guider: object, conds: list[dict], *networks: torch.nn.Module) -> Iterator[None]:
+def differentiable_model(guider: Any, conds: list[dict], *networks: torch.nn.Module) -> Iterator[None]:
     """Within the block, passes of the guider's model with these conditionings have gradients, and so have `networks`.
     Everything is put back at its end."""
     network = guider.inner_model.diffusion_model
@@ -183,7 +184,7 @@ def probe_options(options: dict) -> dict:
     return options
 
 
-def apply_weight_hooks(patcher: object, cond: dict, sigma: torch.Tensor, options: dict) -> None:
+def apply_weight_hooks(patcher: Any, cond: dict, sigma: torch.Tensor, options: dict) -> None:
     """Let the host patch the weights for this conditioning now: it writes in place, which needs inference mode."""
     hooks = cond.get("hooks")
     if hooks is None and patcher.current_hooks is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,7 +24,7 @@ from .losses import phrase_map, placement_loss
 from .recording import Recorded, Recording, Step, resized
 from .samplers import guided_calls, keeps_edits
 from .scenes import Scene, scenes, tell_apart
-from .step import latent_size
+from .step import size_of
 
 if TYPE_CHECKING:
     from .architectures.unet import Block
@@ -43,14 +43,16 @@ def attach(model, every: int = 1) -> tuple[object, Recording]:
     recording = Recording()
     runs: list[_Run] = []  # the run in progress; shared by everyone who samples with this model, one after another
 
-    def sampler_sample(executor, guider, sigmas, extra_args, *args, **kwargs):
-        family = family_of(guider.inner_model.diffusion_model)
-        latent = latent_size((extra_args, *args), kwargs, family)
+    def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
+        def sample():
+            return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+
+        latent = size_of(noise, family_of(guider.inner_model.diffusion_model))
         found = scenes(guider.conds, latent, LOOSENESS)
         recording.begin(_highlights(found), latent, len(sigmas) - 1)
         if not found:
             logging.info("Limelight: the positive conditioning carries no highlights; no attention is recorded.")
-            return executor(guider, sigmas, extra_args, *args, **kwargs)
+            return sample()
         tell_apart(found, guider.conds)
         run = _Run(guider, executor.class_obj, sigmas, found, every, recording)
         # only now, so that it is the innermost wrapper wherever the node stands: others find the attention unpatched
@@ -58,7 +60,7 @@ def attach(model, every: int = 1) -> tuple[object, Recording]:
         add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER, run.apply_model, options, is_model_options=True)
         runs.append(run)
         try:
-            return executor(guider, sigmas, extra_args, *args, **kwargs)
+            return sample()
         finally:
             runs.remove(run)
 
@@ -92,7 +94,7 @@ class _Run:
     """State of one sampling run."""
 
     def __init__(
-        self, guider: object, sampler: object, sigmas: torch.Tensor, found: list[Scene], every: int, into: Recording
+        self, guider: Any, sampler: object, sigmas: torch.Tensor, found: list[Scene], every: int, into: Recording
     ) -> None:
         self.guider, self.scenes, self.every, self.recording = guider, found, every, into
         self.network = guider.inner_model.diffusion_model
@@ -116,7 +118,7 @@ class _Run:
         try:
             out = denoise()
             if self.seen:
-                self.recording.keep(self._step(percent_of(self.guider.inner_model.model_sampling, timestep)))
+                self.recording.keep(self._step(self.seen, percent_of(self.guider.inner_model.model_sampling, timestep)))
             return out
         finally:
             self.seen = None
@@ -127,8 +129,10 @@ class _Run:
         """The wrapper of one pass of the model over a batch of conditionings."""
         options = transformer_options or {}
         uuids = options.get("uuids", ())
-        new = [scene for scene in self.scenes if self._is_new(scene) and scene.cond["uuid"] in uuids]
-        if not new or torch.is_grad_enabled():
+        seen_now = self.seen
+        known = uuids if seen_now is None else seen_now
+        new = [scene for scene in self.scenes if scene.cond["uuid"] in uuids and scene.cond["uuid"] not in known]
+        if seen_now is None or not new or torch.is_grad_enabled():
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         network, family, each = self.network, self.family, x.shape[0] // len(uuids)
         begins = [uuids.index(scene.cond["uuid"]) * each for scene in new]
@@ -138,20 +142,16 @@ class _Run:
         options, seen = watched(options, family, network, blocks, new, rows, (x, c_crossattn, kwargs))
         out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         for scene, maps in zip(new, seen(), strict=True):
-            maps = list(maps.values())
             if maps:  # none if another node answered in the network's place
-                self.seen[scene.cond["uuid"]] = _summary(maps, scene)
+                seen_now[scene.cond["uuid"]] = _summary(list(maps.values()), scene)
         return out
 
-    def _is_new(self, scene: Scene) -> bool:
-        return self.seen is not None and scene.cond["uuid"] not in self.seen
-
-    def _step(self, percent: float) -> Step:
+    def _step(self, seen: dict, percent: float) -> Step:
         maps, losses = [], []
-        batch = next(iter(self.seen.values()))[1].shape[0]
+        batch = next(iter(seen.values()))[1].shape[0]
         for scene in self.scenes:
             count = len(scene.phrases)
-            shares, loss = self.seen.get(scene.cond["uuid"], (None, torch.full((batch, count), torch.nan)))
+            shares, loss = seen.get(scene.cond["uuid"], (None, torch.full((batch, count), torch.nan)))
             maps += [None] * count if shares is None else list(shares.unbind(1))
             losses.append(loss)
         return Step(self.index, percent, maps, torch.cat(losses, 1))
@@ -159,7 +159,7 @@ class _Run:
 
 def watched(
     options: dict,
-    family: object,
+    family: Any,
     network: torch.nn.Module,
     blocks: list[Block],
     scenes: list[Scene],
@@ -177,9 +177,9 @@ def watched(
         return options, lambda: [{key: maps[part] for key, maps in capture.seen.cross.items()} for part in rows]
     options, joint = joined(options, family, network, *forward)
     captures = [JointCapture(family, network, scene, blocks) for scene in scenes]
-    for capture, part in zip(captures, rows, strict=True):
-        capture.watch(joint, part)
-    return options, lambda: [capture.seen.cross for capture in captures]
+    for each, part in zip(captures, rows, strict=True):
+        each.watch(joint, part)
+    return options, lambda: [each.seen.cross for each in captures]
 
 
 def _summary(maps: list[torch.Tensor], scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,7 +192,7 @@ def _summary(maps: list[torch.Tensor], scene: Scene) -> tuple[torch.Tensor, torc
     finest = max((tuple(m.shape[1:3]) for m in maps), key=lambda grid: grid[0] * grid[1])
     shares, losses = [], []
     for m in maps:
-        targets = scene.targets(*m.shape[1:3], m.device)
+        targets = scene.targets(m.shape[1], m.shape[2], m.device)
         share = torch.stack([phrase_map(m, target.tokens, tokens) for target in targets], 1)
         shares.append(resized(share.flatten(0, 1), *finest).unflatten(0, share.shape[:2]))
         losses.append(placement_loss(m, targets, tokens))

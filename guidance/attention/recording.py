@@ -129,7 +129,8 @@ def choose_steps(recording: Recording, text: str) -> list[Step]:
 
     Raises a LimelightError for anything else.
     """
-    steps, chosen = recording.steps, set()
+    steps = recording.steps
+    chosen: set[int] = set()
     for word in text.replace(",", " ").lower().split():
         if word == "all":
             chosen.update(step.index for step in steps)

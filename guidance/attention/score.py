@@ -87,8 +87,8 @@ def centroid_distance(first: np.ndarray, second: np.ndarray) -> float | None:
 
 def orientation_difference(first: np.ndarray, second: np.ndarray) -> float | None:
     """Angle between the long axes of two (h, w) maps in degrees, 0..90. None if one is empty or has no long axis."""
-    axes = [long_axis(one) for one in (first, second)]
-    return None if None in axes else angle_between(*axes)
+    one, other = long_axis(first), long_axis(second)
+    return None if one is None or other is None else angle_between(one, other)
 
 
 def long_axis(mask: np.ndarray) -> float | None:

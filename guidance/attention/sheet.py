@@ -128,8 +128,8 @@ def score_picture(
         for colour, line in (((0, 0, 0), 4), ((255, 255, 255), 2)):
             cv2.drawContours(picture, contours, -1, colour, line, cv2.LINE_AA)
     named = [replace(h, phrase=f"{h.phrase} {s.iou:.2f}") for h, s in zip(highlights, scores, strict=True)]
-    colour, alpha = draw_overlay(Document(tuple(named)), height, width, FILL)
-    return picture / np.float32(255) * (1 - alpha) + colour
+    filled, alpha = draw_overlay(Document(tuple(named)), height, width, FILL)
+    return picture / np.float32(255) * (1 - alpha) + filled
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

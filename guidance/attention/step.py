@@ -135,11 +135,6 @@ def check(network: torch.nn.Module, method: Method):
     return family
 
 
-def latent_size(args: tuple, kwargs: dict, family: object = unet) -> tuple[int, int]:
-    """`size_of` the noise among the arguments of SAMPLER_SAMPLE: extra_args, callback, noise, ..."""
-    return size_of(args[2] if len(args) > 2 else kwargs["noise"], family)
-
-
 def size_of(noise: torch.Tensor, family: object = unet) -> tuple[int, int]:
     """(h, w) of a run's noise. A transformer's image may come as a film of one frame, (B, C, 1, h, w)."""
     if noise.ndim != 4 and (family is unet or noise.ndim != 5 or noise.shape[2] != 1):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ class Guard(BiasMethod):
         self.masks, self.phrase, self.end_percent = [zones(mask, width) for mask in masks], phrase, end_percent
 
     def cross_block(self, block: Block, latent: tuple[int, int]) -> bool:
-        return ShareBias.cross_block(self, block, latent)
+        return ShareBias().cross_block(block, latent)
 
     def self_block(self, block: Block, latent: tuple[int, int]) -> bool:
         return min(block.grid) <= ShareBias.FINEST_SELF
@@ -129,7 +129,7 @@ class Guard(BiasMethod):
                 "image, or one for all."
             )
         positive = [cond for name, entries in conds.items() if name not in NEGATIVE for cond in entries]
-        return [Guarded(cond, tuple(shape[-2:]), self._columns(cond)) for cond in positive if "cross_attn" in cond]
+        return [Guarded(cond, (shape[-2], shape[-1]), self._columns(cond)) for cond in positive if "cross_attn" in cond]
 
     def _columns(self, cond: dict) -> list[int] | None:
         highlights = cond.get(KEY, {}).get("highlights", [])
@@ -190,7 +190,7 @@ def _on_grid(zone: np.ndarray, latent: tuple[int, int], crop: tuple | None, grid
 
 
 def attach(
-    model,
+    model: Any,
     masks: Sequence[np.ndarray],
     strength: float = STRENGTH,
     start_percent: float = 0.0,
@@ -199,7 +199,7 @@ def attach(
     phrase: str = "",
     cross_strength: float = 1.0,
     self_strength: float = SELF,
-):
+) -> Any:
     """MODEL -> a clone whose background keeps away from the subjects. `strength` 0: a plain clone.
 
     start_percent, end_percent: the guarded part of the noise schedule, 0 = pure noise, 1 = the finished image. width:

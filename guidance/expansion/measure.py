@@ -6,6 +6,7 @@ Masks are (H, W) in [0, 1] and count as subject from 0.5 on, so 0.9999 is as goo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def expansion(
     band: float = 0.0,
     images: tuple[np.ndarray, np.ndarray] | None = None,
     floor: np.ndarray | None = None,
-) -> tuple[dict[str, float | None], Change]:
+) -> tuple[dict[str, Any], Change]:
     """All measures of one picture, and where they come from.
 
     images: the subject's picture and the generated one, (H, W, 3). floor: the mask that the same segmenter finds where
@@ -85,7 +86,7 @@ def expansion(
     - attached, detached, lost: see `Change`, over the subject's area
     - floor: attached of the floor mask; growth: attached less floor, 0 at least
     - reach: pixels from the subject to the farthest of attached
-    - identity: mean absolute difference of the images in the subject, farther than the band from its edge
+    - identity: mean absolute difference of the images in the subject, farther than the band from its edge; or None
     """
     found = change(before, after, band)
     picture, subject = found.before.size, int(found.before.sum())
@@ -93,7 +94,7 @@ def expansion(
     gone = int((found.before & ~found.after).sum())
     attached = int(found.attached.sum()) / subject
     base = int(change(before, floor, band).attached.sum()) / subject if floor is not None else 0.0
-    report: dict[str, float | None] = {
+    report: dict[str, Any] = {
         "expansion": outside / picture,
         "relative": outside / subject,
         "shrink": gone / subject,

@@ -70,7 +70,8 @@ class Placement:
         The canvas' sides and the offset are rounded to whole pixels, so the product moves by half a pixel at most.
         """
         scale = self.scale
-        canvas = tuple(max(1, round(side / scale)) for side in self.canvas)
+        width, height = (max(1, round(side / scale)) for side in self.canvas)
+        canvas = width, height
         if max(canvas) > MAX_SIDE:
             raise LimelightError(
                 f"resolution: at the subject's own pixels the picture would have {canvas[0]} x {canvas[1]}; at most "
@@ -89,14 +90,17 @@ class Placement:
     def from_dict(cls, value: Mapping[str, Any]) -> Placement:
         """The reverse of `as_dict`, checked."""
         value = checks.mapping(value, "placement", ("source", "canvas", "matrix"))
-        sides = {
-            key: tuple(checks.whole(side, f"placement.{key}", 1, MAX_SIDE) for side in _items(value, key, 2))
-            for key in ("source", "canvas")
-        }
-        matrix = tuple(checks.number(part, "placement.matrix", -1e6, 1e6) for part in _items(value, "matrix", 6))
-        if matrix[0] * matrix[4] == matrix[1] * matrix[3]:
+
+        def size(key: str) -> tuple[int, int]:
+            width, height = (checks.whole(side, f"placement.{key}", 1, MAX_SIDE) for side in _items(value, key, 2))
+            return width, height
+
+        source, canvas = size("source"), size("canvas")
+        numbers = (checks.number(part, "placement.matrix", -1e6, 1e6) for part in _items(value, "matrix", 6))
+        a, b, c, d, e, f = numbers
+        if a * e == b * d:
             raise LimelightError("placement.matrix: found one that makes everything flat; expected a, b, c, d, e, f.")
-        return cls(sides["source"], sides["canvas"], matrix)
+        return cls(source, canvas, (a, b, c, d, e, f))
 
 
 def place(
@@ -137,7 +141,7 @@ def place(
         raise LimelightError(
             f"shift: {shift[0]:g}, {shift[1]:g} percent moves the whole subject out of the canvas. Use smaller values."
         )
-    matrix = tuple(map(float, (scale * cos, -scale * sin, x, scale * sin, scale * cos, y)))
+    matrix = (scale * cos, -scale * sin, float(x), scale * sin, scale * cos, float(y))
     return Placement((alpha.shape[1], alpha.shape[0]), canvas, matrix)
 
 
@@ -166,7 +170,7 @@ def laid(colour: np.ndarray, alpha: np.ndarray, placement: Placement) -> tuple[n
     not; colours are weighted by their opacity, so that nothing of what is cut away comes back.
     """
     if placement.exact:
-        return tuple(_moved(values, placement) for values in (colour, alpha))
+        return _moved(colour, placement), _moved(alpha, placement)
     cv2 = opencv()
     layer = np.dstack([colour * alpha[..., None], alpha]).astype(np.float32)
     a, b, c, d, e, f = placement.matrix
@@ -191,10 +195,10 @@ def on_grey(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def sides(width: int, height: int, ratio: tuple[int, int] | None = None, step: int = 8) -> tuple[int, int]:
     """Canvas (width, height): multiples of step; with a ratio, of about as many pixels as width x height."""
+    wide, high = float(width), float(height)
     if ratio is not None:
-        pixels = width * height
-        width, height = (math.sqrt(pixels * a / b) for a, b in (ratio, ratio[::-1]))
-    return tuple(max(step, step * round(side / step)) for side in (width, height))
+        wide, high = (math.sqrt(width * height * a / b) for a, b in (ratio, ratio[::-1]))
+    return max(step, step * round(wide / step)), max(step, step * round(high / step))
 
 
 def _items(value: Mapping[str, Any], key: str, count: int) -> Any:

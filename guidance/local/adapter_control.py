@@ -152,12 +152,14 @@ class AdapterControl(LocalControl):
 
     def _frame(self, view: View) -> tuple[int, int]:
         """Size to whose aspect hint and mask are cut."""
-        size = tuple(side * self.ratio() for side in view.whole)
+        ratio = self.ratio()
+        size = view.whole[0] * ratio, view.whole[1] * ratio
         return size if view.crops else self._stretched(size)
 
     def _stretched(self, size: tuple[int, int]) -> tuple[int, int]:
         unit = self.network.form.unshuffle
-        return tuple(math.ceil(side / unit) * unit for side in size)
+        height, width = (math.ceil(side / unit) * unit for side in size)
+        return height, width
 
     def _hint(self, hint: torch.Tensor, view: View, part: Part, frame: int) -> torch.Tensor:
         """(1, C, H, W) as the network takes it: as the host makes it, and for a part of the image its cut-out."""
@@ -203,7 +205,7 @@ def of_host(control: Any) -> AdapterControl | None:
 
     from ...models.adapter_files import INPUT, KINDS, build
 
-    network = getattr(control, "t2i_model", None)
+    network: Any = getattr(control, "t2i_model", None)
     if not isinstance(control, T2IAdapter) or not hasattr(network, "unshuffle_amount"):
         return None
     return AdapterControl(build(network.state_dict(), INPUT, KINDS[2] if network.xl else KINDS[1]))

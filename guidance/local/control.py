@@ -172,8 +172,9 @@ class LocalControl(comfy.controlnet.ControlBase):
         if self.region.mask is None:
             return Prepared(source, None, digest)
         hint, mask = source[:, :-1], source[:, -1].float()
-        wanted = tuple(side * self.ratio() for side in view.whole)
-        rows, _ = cuts(tuple(source.shape[-2:]), wanted)
+        ratio = self.ratio()
+        wanted = view.whole[0] * ratio, view.whole[1] * ratio
+        rows, _ = cuts((source.shape[-2], source.shape[-1]), wanted)
         scale = (source.shape[-2] - 2 * rows) / wanted[0]  # pixels of the hint to one of the image
         if self.region.masks_hint:
             halo = self.auto_halo() if self.region.halo is None else self.region.halo

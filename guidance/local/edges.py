@@ -29,7 +29,8 @@ def gradients(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     across, down = (cv2.Sobel(image, cv2.CV_32F, *way, borderType=cv2.BORDER_REPLICATE) for way in ((1, 0), (0, 1)))
     across, down = (part.reshape(*image.shape[:2], -1) for part in (across, down))
     most = (across**2 + down**2).argmax(2)[..., None]
-    return tuple(np.take_along_axis(part, most, 2)[..., 0] for part in (across, down))
+    across, down = (np.take_along_axis(part, most, 2)[..., 0] for part in (across, down))
+    return across, down
 
 
 def canny(image: np.ndarray, low: float = LOW, high: float = HIGH) -> np.ndarray:

@@ -95,11 +95,12 @@ class MergedControl(LocalControl):
 
     def _gains(self, parts: list, view: View, call: Call, settled: list) -> list:
         """The fuser's factors for each part; none: it stays as it is. They do not depend on the noise level."""
-        if self.fusing is None:
+        fusing = self.fusing
+        if fusing is None:
             return [None] * len(parts)
         digests = (part.prepared(view, call).digest for part in parts)
         key = (*digests, *map(id, parts), view, call.x.dtype, str(call.x.device), "gains")
-        return self.kept.get(key, lambda: self.fusing.gains(parts, view, call, settled))
+        return self.kept.get(key, lambda: fusing.gains(parts, view, call, settled))
 
     def _hand_out(self, call: Call) -> None:
         """Gives each part its channels of the hint, and of a tile that was cut for this call."""
@@ -192,7 +193,8 @@ def _largest_of(values: list[torch.Tensor], batch: int) -> torch.Tensor:
 
 def parts_of(control: Any) -> tuple[list[LocalControl], list[Any]]:
     """The local controls of a chain in the order in which they were applied, and the others."""
-    local, others = [], []
+    local: list[LocalControl] = []
+    others: list[Any] = []
     while control is not None:
         kind = local if isinstance(control, LocalControl) else others
         kind.insert(0, control)

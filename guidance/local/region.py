@@ -48,7 +48,10 @@ class Region:
 
     def at(self, percent: float) -> float:
         """The curve's factor at a share of the noise schedule."""
-        return float(np.interp(percent, *zip(*self.curve, strict=True))) if self.curve else 1.0
+        if not self.curve:
+            return 1.0
+        places, factors = zip(*self.curve, strict=True)
+        return float(np.interp(percent, places, factors))
 
     @property
     def masks_features(self) -> bool:
@@ -104,6 +107,7 @@ def parse_levels(text: str, name: str = "level_weights") -> tuple[float, ...]:
 
 
 def _number(text: str, name: str, high: float) -> float:
+    value: float | str
     try:
         value = float(text)
     except ValueError:

@@ -97,11 +97,12 @@ def steer(
     """
     import comfy.model_management
 
-    given = (predicted, reference, region, mask, known)
+    def own(value: torch.Tensor) -> torch.Tensor:
+        return value.detach().clone().to(predicted.device, torch.float32)
+
     with torch.inference_mode(False), torch.enable_grad():
-        latents, reference, region, mask, known = (
-            None if value is None else value.detach().clone().to(predicted.device, torch.float32) for value in given
-        )
+        latents, reference, region = own(predicted), own(reference), own(region)
+        mask, known = None if mask is None else own(mask), None if known is None else own(known)
         free = region.expand(len(latents), -1, -1, -1)
         free = free if mask is None else free * mask.mean(1, keepdim=True)
         wanted = [edges(reference, 2**level, steps.gradients) for level in range(steps.scales)]
@@ -109,7 +110,7 @@ def steer(
         for _ in range(steps.iterations):
             comfy.model_management.throw_exception_if_processing_interrupted()
             seen = (latents + change).requires_grad_()
-            shown = seen if known is None else seen * mask + known * (1 - mask)
+            shown = seen if known is None or mask is None else seen * mask + known * (1 - mask)
             (slope,) = torch.autograd.grad(distance(shown, wanted, region, steps.gradients).sum(), seen)
             change = change - STEP * slope * free
         change = steps.strength * change

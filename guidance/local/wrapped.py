@@ -156,7 +156,7 @@ class WrappedControl(LocalControl):
     def _cover(self, masks: torch.Tensor, view: View, grid: tuple, stride: float, prepared: Prepared) -> torch.Tensor:
         """(1 or B, 1, h, w): the region's share of the cells."""
         ratio = self.ratio()
-        cut = cuts(tuple(masks.shape[-2:]), tuple(side * ratio for side in view.whole))
+        cut = cuts((masks.shape[-2], masks.shape[-1]), (view.whole[0] * ratio, view.whole[1] * ratio))
         digest = prepared.digest if masks is prepared.mask else self.kept.digest(masks)
 
         def cover(part, frame):

@@ -124,7 +124,7 @@ def bind_to(clip: Any, prompt: PromptTokens, document: dict | Document, last_tok
             f"highlights: found {len(highlights)} highlights for the prompt {quote(prompt.text)} of {len(columns)} "
             "tokens; each highlight needs words of its own. Remove some."
         )
-    bound = [
+    bound: list[dict[str, Any]] = [
         {
             "phrase": highlight.phrase,
             "tokens": list(find_in(clip, prompt, highlight.phrase, highlight.occurrence)),

@@ -110,21 +110,21 @@ def _write(layer: np.ndarray, labels: list[tuple[str, tuple[int, int, int], tupl
 
 def legible(text: str, size: int) -> tuple[str, FreeTypeFont | ImageFont]:
     """The text and a font of ``size`` pixels for it; plain letters instead of those that no font here has."""
-    font = _font(size, text.isascii())
-    if font is not None:
-        return text, font
+    from PIL import ImageFont
+
+    font = None if text.isascii() else _system_font(size)
+    if text.isascii() or font is not None:
+        return text, font or ImageFont.load_default(size)
     parts = unicodedata.normalize("NFKD", text)  # "ü" becomes "u" and dots: drop the dots
     plain = "".join(part for part in parts if not unicodedata.combining(part)).encode("ascii", "replace").decode()
-    return plain, _font(size, True)
+    return plain, ImageFont.load_default(size)
 
 
 @functools.lru_cache(maxsize=8)
-def _font(size: int, ascii_only: bool) -> FreeTypeFont | ImageFont | None:
-    """A font for plain or for any text; None if the machine has none for the latter."""
+def _system_font(size: int) -> FreeTypeFont | None:
+    """A font for any text; None if the machine has none."""
     from PIL import ImageFont
 
-    if ascii_only:
-        return ImageFont.load_default(size)
     for name in _SYSTEM_FONTS:
         try:
             return ImageFont.truetype(name, size)

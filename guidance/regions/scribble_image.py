@@ -128,4 +128,5 @@ def _code(color: Color) -> str:
 def _common(image: np.ndarray) -> str:
     """The most frequent colours, for an error."""
     colors, counts = np.unique(image.reshape(-1, 3), axis=0, return_counts=True)
-    return ", ".join(_code(tuple(int(part) for part in colors[k])) for k in np.argsort(-counts)[:6])
+    most = colors[np.argsort(-counts)[:6]].tolist()
+    return ", ".join(_code((red, green, blue)) for red, green, blue in most)

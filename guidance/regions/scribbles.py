@@ -142,7 +142,8 @@ def target_size(source: tuple[int, int], width: int, height: int) -> tuple[int, 
     Both 0: the size of ``source``.
     """
     if not width and not height:
-        return tuple(max(16, round(side / 8) * 8) for side in source)
+        width, height = (max(16, round(side / 8) * 8) for side in source)
+        return width, height
     return (
         width or max(16, round(height * source[0] / source[1] / 8) * 8),
         height or max(16, round(width * source[1] / source[0] / 8) * 8),
@@ -197,6 +198,7 @@ def _point(point: ElementTree.Element, path: str) -> tuple[float, float]:
     pair = []
     for axis in ("X", "Y"):
         text = (point.findtext(axis) or "").strip()
+        value: float | str
         try:
             value = float(text)
         except ValueError:

@@ -62,7 +62,7 @@ def skeleton(mask: np.ndarray) -> np.ndarray:
 
 def _longest(thin: np.ndarray) -> list[Cell]:
     """The way between the two cells of one connected part of a skeleton that are farthest apart along it."""
-    cells = set(map(tuple, np.argwhere(thin).tolist()))
+    cells: set[Cell] = {(row, column) for row, column in np.argwhere(thin).tolist()}
     far = list(_reached(cells, next(iter(cells))))[-1]
     came_from = _reached(cells, far)
     way: list[Cell] = []

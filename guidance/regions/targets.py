@@ -52,6 +52,10 @@ def build_targets(
     """
     looseness = number(looseness, "looseness", 0.0, MAX_LOOSENESS)
     drawn = []
+
+    def grid(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
     for i, item in enumerate(bound["highlights"]):
         if not item["tokens"]:
             raise LimelightError(
@@ -67,11 +71,8 @@ def build_targets(
         avoid = np.maximum.reduce([far, *others])
         suppress = (1 - attract) * avoid
         neutral = (1 - attract) * (1 - avoid)
-        grids = (
-            torch.from_numpy(np.ascontiguousarray(grid)).to(device)
-            for grid in (covers, parts, attract, neutral, suppress)
-        )
-        targets.append(Target(phrase, tokens, strength, *grids, index))
+        region = grid(covers), grid(parts)
+        targets.append(Target(phrase, tokens, strength, *region, grid(attract), grid(neutral), grid(suppress), index))
     return targets
 
 

@@ -19,7 +19,8 @@ def words(name: str) -> str:
 
 def color(index: int) -> tuple[int, int, int]:
     """The VOC colour of a label 0..255: its bits 0, 3, 6 are red's highest, bits 1, 4, 7 green's, bits 2, 5 blue's."""
-    return tuple(sum((index >> 3 * bit + channel & 1) << 7 - bit for bit in range(3)) for channel in range(3))
+    red, green, blue = (sum((index >> 3 * bit + channel & 1) << 7 - bit for bit in range(3)) for channel in range(3))
+    return red, green, blue
 
 
 def palette() -> list[int]:

@@ -111,7 +111,16 @@ def steer(
     return torch.cat(found).to(predicted)
 
 
-def _steered(predicted, network, decoder, wish, steps, mask, known, added) -> torch.Tensor:
+def _steered(
+    predicted: torch.Tensor,
+    network: Any,
+    decoder: Decoder,
+    wish: Wish,
+    steps: Steps,
+    mask: torch.Tensor | None,
+    known: torch.Tensor | None,
+    added: torch.Tensor | None,
+) -> torch.Tensor:
     import comfy.model_management
 
     mask = torch.ones_like(predicted[:, :1]) if mask is None else mask.mean(1, keepdim=True)

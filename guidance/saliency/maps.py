@@ -7,6 +7,7 @@ it unasked.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ MAX_BLOBS = 64
 MAX_SIDE = 8192
 MODES = ("attract", "suppress")
 BLOB_KEYS = ("x", "y", "sx", "sy", "angle", "amplitude", "mode")
-BLEND = {
+BLEND: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "larger": np.maximum,
     "smaller": np.minimum,
     "mean": lambda a, b: (a + b) / 2,

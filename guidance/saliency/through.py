@@ -88,7 +88,7 @@ class PictureProbe:
         leaf = x.detach().clone().requires_grad_()
         with own_attention(grounding(guider.conds["positive"]), differentiable):
             shown = self._predicted(guider, leaf, sigma, options).float()
-            if self.mask is not None:
+            if self.mask is not None and self.known is not None:
                 mask, known = self.mask.to(shown).clone(), self.known.to(shown).clone()  # autograd saves them
                 shown = shown * mask + known * (1 - mask)
             if shown.ndim == 5:  # an image among video latents

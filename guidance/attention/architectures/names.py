@@ -49,15 +49,15 @@ def _keys(name: str, keys: list[tuple[str, int, int]]) -> list[tuple[str, int, i
             f"layers: found {show(name)}; expected names such as 'output 0.1-6, middle', separated by commas, or "
             f"'auto'. This model has {listing(keys)}."
         )
-    part, *ends = match.groups()
+    part, low_layer, high_layer, low_block, high_block = match.groups()
     found = [key for key in keys if key[0] == part]
-    for place, first, last in ((1, *ends[:2]), (2, *ends[2:])):
+    for place, first, last in ((0, low_layer, high_layer), (1, low_block, high_block)):
         if first is None:
             continue
         low, high = int(first), int(last or first)
-        if not {low, high} <= {key[place] for key in found}:
+        if not {low, high} <= {key[1:][place] for key in found}:
             found = []
-        found = [key for key in found if low <= key[place] <= high]
+        found = [key for key in found if low <= key[1:][place] <= high]
     if not found:
         raise LimelightError(f"layers: {show(name)} is not in this model. Choose from {listing(keys)}.")
     return found

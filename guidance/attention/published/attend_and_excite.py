@@ -76,7 +76,7 @@ class Refining(Published):
         if threshold is None:
             return torch.zeros_like(value, dtype=torch.bool)
         before, self._before = self._before, value
-        if self._iteration == 0:
+        if self._iteration == 0 or before is None or self._refining is None:
             return value > 1 - threshold
         if self._iteration >= REFINEMENTS:
             return torch.zeros_like(value, dtype=torch.bool)
@@ -99,6 +99,6 @@ class AttendAndExcite(Refining):
 
     def objectives(self, seen: Seen, scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
         a = sharpened(coarse_map(seen.cross))
-        targets = scene.targets(*a.shape[1:3], a.device)
+        targets = scene.targets(a.shape[1], a.shape[2], a.device)
         loss = attend_and_excite(a, [target.tokens for target in targets])
         return loss, loss

@@ -86,6 +86,6 @@ class BoxDiff(Refining):
 
     def objectives(self, seen: Seen, scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
         a = sharpened(coarse_map(seen.cross))
-        targets = scene.targets(*a.shape[1:3], a.device)
+        targets = scene.targets(a.shape[1], a.shape[2], a.device)
         found = a, [target.tokens for target in targets], boxes(targets)
         return boxdiff(*found), worst(boxdiff_inner(*found))

@@ -127,7 +127,7 @@ def object_masks(
     """
     sizes = sorted({tuple(maps.shape[1:3]) for maps in cross.values()})
     weights = {size: 1 / (size[0] * size[1]) for size in sizes}
-    total = 0
+    total = torch.zeros((), device=next(iter(cross.values())).device)
     for size in sizes:
         layers = torch.stack([maps for maps in cross.values() if tuple(maps.shape[1:3]) == size]).detach().mean(0)
         own = torch.stack([layers[..., list(columns)].mean(-1) for columns in tokens], 1)

@@ -87,5 +87,5 @@ class LayoutGuidance(BackwardGuidance):
     """Layout guidance with the boxes of the highlights."""
 
     def energy(self, maps: torch.Tensor, scene: Scene) -> torch.Tensor:
-        targets = scene.targets(*maps.shape[2:4], maps.device)
+        targets = scene.targets(maps.shape[2], maps.shape[3], maps.device)
         return box_energy(maps, [target.tokens for target in targets], boxes(targets))

@@ -32,10 +32,10 @@ class Refocusing(Published):
 
     rows: Rows
     cross, self_ = True, True
+    _smallest: torch.Tensor  # (B,): attention inside the worst object's box, as the last look found it
 
     def __init__(self) -> None:
         self._going: torch.Tensor | None = None  # (B,): this look makes its update
-        self._smallest: torch.Tensor | None = None  # (B,): attention inside the worst object's box
 
     def self_layout(self, network: nn.Module, height: int, width: int) -> list[Block]:
         if not self.self_:

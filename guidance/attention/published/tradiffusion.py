@@ -71,7 +71,7 @@ class TraDiffusion(BackwardGuidance):
         self._distances: torch.Tensor | None = None  # (n, H, W) on the canvas
 
     def energy(self, maps: torch.Tensor, scene: Scene) -> torch.Tensor:
-        targets = scene.targets(*maps.shape[2:4], maps.device)
+        targets = scene.targets(maps.shape[2], maps.shape[3], maps.device)
         if self._distances is None:
             self._distances = _distances(scene, [target.index for target in targets]).to(maps.device)
         near = F.interpolate(self._distances[None], size=maps.shape[2:4], mode="bilinear", align_corners=False)[0]
