@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from training_data import HEADS, reader, saliency_options, scenes, tiny_base, train_saliency, write_scenes
 
 from limelight.guidance.errors import LimelightError
-from limelight.training import control, log, noise, saliency_loss
+from limelight.training import checkpoints, control, log, noise, saliency_loss
 from limelight.training.base import KINDS, SDXL
 from limelight.training.draws import Draws
 from limelight.training.train_saliency_controlnet import SaliencyControlNet
@@ -233,3 +233,20 @@ def test_a_folder_with_checkpoints_is_not_trained_over(samples, tmp_path):
     options = saliency_options(tmp_path, "--resume_from_checkpoint", "latest", "--train_batch_size", "4")
     with pytest.raises(LimelightError, match="samples_a_step 2; now it is 4"):
         train_saliency(tiny_base(), options, reader(samples))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--learning_rate", "1e30"), "step 2: the loss is not a finite number. Lower --learning_rate"),
+        (("--mixed_precision", "fp16"), "--mixed_precision: fp16.*GPU"),
+        (("--resolution", "128"), "has no sample that can be used"),
+        (("--resume_from_checkpoint", "checkpoint-00000007"), "no complete checkpoint.*Complete ones in .*: none"),
+    ],
+)
+def test_what_stops_a_training(more, words, samples, tmp_path):
+    if torch.cuda.is_available() and "fp16" in more:
+        pytest.skip("this machine can")
+    with pytest.raises(LimelightError, match=words):
+        train_saliency(tiny_base(), saliency_options(tmp_path, *more), reader(samples))
+    assert not checkpoints.complete(tmp_path)

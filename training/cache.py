@@ -27,6 +27,7 @@ from .task import Batch, Task
 
 SHARD = 512  # views a shard
 BATCH = 8  # views or captions that are encoded together
+PIXELS = 4 * 512**2  # of views that are: the autoencoder takes more memory than any training step
 EMPTY = ""
 
 
@@ -59,7 +60,7 @@ def fill(
     waiting: list[tuple[str, str, list]] = []
 
     def flush() -> None:
-        encoded = iter(task.encode([view for *_, views in waiting for view in views]) if waiting else [])
+        encoded = iter(encode(task, [view for *_, views in waiting for view in views]))
         for key, caption, views in waiting:
             writer.add(key, caption, [next(encoded) for _ in views])
         waiting.clear()
@@ -89,6 +90,13 @@ def views_of(task: Task, sample: dict[str, Any], seed: int) -> list[dict[str, An
     if across < width or down < height:
         raise LimelightError(f"smaller than --resolution: it is {across}x{down}, wanted are {width}x{height}")
     return task.views(sample, array_generator(seed, sample["key"]))
+
+
+def encode(task: Task, views: list[dict[str, Any]]) -> list[Batch]:
+    """The task's `encode`, a few views at a time."""
+    width, height = task.settings.get("resolution", (512, 512))
+    size = min(BATCH, max(1, PIXELS // (width * height)))
+    return [row for start in range(0, len(views), size) for row in task.encode(views[start : start + size])]
 
 
 def fill_text(folder: Path, base: Base, dtype: torch.dtype, rank: int = 0, processes: int = 1) -> None:

@@ -31,12 +31,11 @@ def train(task: Task, base: Base, options: argparse.Namespace, read: Read | None
 
     Raises LimelightError for what is wrong with options, data or disk.
     """
-    try:
-        accelerator = Accelerator(
-            mixed_precision=options.mixed_precision, gradient_accumulation_steps=options.gradient_accumulation_steps
-        )
-    except ValueError as error:  # such as fp16 on a CPU
-        raise LimelightError(f"--mixed_precision: {error}") from error
+    accelerator = Accelerator(
+        mixed_precision=options.mixed_precision, gradient_accumulation_steps=options.gradient_accumulation_steps
+    )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise LimelightError("--mixed_precision: fp16 needs a GPU, and there is none. Use bf16, or no.")
     if options.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
     recipe = {
@@ -112,6 +111,7 @@ def _cached(accelerator: Accelerator, task: Task, base: Base, options: argparse.
             accelerator.wait_for_everyone()
             cache.fill_text(folder, base, dtype, rank, processes)
         base.encoders_to("cpu")
+        torch.cuda.empty_cache()  # does nothing where there is none
         if problems.kinds:
             say(problems.summary())
         accelerator.wait_for_everyone()

@@ -17,7 +17,7 @@ import torch
 
 from ..guidance.errors import LimelightError
 from .base import Base
-from .cache import EMPTY, batches, sample_view, views_of
+from .cache import EMPTY, batches, encode, sample_view, views_of
 from .problems import Report
 from .task import Batch, Task
 
@@ -113,6 +113,6 @@ class Stream:
 
     @torch.no_grad()
     def _encoded(self, views: list[dict[str, np.ndarray]], captions: list[str]) -> Batch:
-        rows = self.task.encode(views)
+        rows = encode(self.task, views)
         batch = {name: torch.stack([row[name] for row in rows]).to(self.device) for name in rows[0]}
         return batch | self.base.encode_text(captions)
