@@ -46,6 +46,20 @@ def test_shapeworld_as_a_folder_is_what_the_host_loads(shapeworld, host):
     assert (shapeworld.kind, shapeworld.prediction, shapeworld.scale) == (SD1, "epsilon", 8)
 
 
+def test_the_inpainting_model_of_shapeworld_is_what_the_host_loads(host, tmp_path):
+    import comfy.model_management
+
+    from limelight.bench.sampling import load_world
+    from limelight.shapeworld.nodes import INPAINT, WEIGHTS
+
+    base, world = load(write_shapeworld(tmp_path, inpaint=True)), load_world(WEIGHTS, INPAINT)
+    comfy.model_management.load_models_gpu([world.model])
+    x, t, context = torch.randn(1, 9, 16, 16), torch.tensor([300]), torch.randn(1, 77, 128)
+    with torch.inference_mode():
+        wanted = world.model.model.diffusion_model(x, t, context=context, transformer_options={})
+        torch.testing.assert_close(base.unet(x, t, context).sample, wanted, atol=1e-5, rtol=0)
+
+
 def test_shapeworld_as_a_folder_is_a_pipeline_of_diffusers(shapeworld, tmp_path):
     from diffusers import StableDiffusionPipeline
 

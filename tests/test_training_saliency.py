@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from training_data import HEADS, reader, saliency_options, scenes, tiny_base, train_saliency, write_scenes
 
 from limelight.guidance.errors import LimelightError
+from limelight.models import controlnet_files
 from limelight.training import checkpoints, control, log, noise, saliency_loss
 from limelight.training.base import KINDS, SDXL
 from limelight.training.draws import Draws
@@ -52,6 +53,7 @@ def test_what_two_steps_export_is_in_the_host_what_it_is_in_diffusers(kind, samp
     for ours, theirs in zip((*down, middle), (*out["output"], *out["middle"]), strict=True):
         assert float(ours.abs().max()) > 1e-4
         torch.testing.assert_close(theirs.float(), ours, atol=1e-5, rtol=1e-5)
+    assert not controlnet_files.missing(load_file(files[0]))
     with safe_open(files[0], "pt") as file:
         about = file.metadata()
     assert about["limelight.kind"] == "saliency ControlNet" and about["limelight.base"] == kind
@@ -99,7 +101,17 @@ def test_gradient_checkpointing_changes_nothing(samples, tmp_path):
 @pytest.mark.parametrize("prediction", noise.PREDICTIONS[:2])
 def test_every_option_of_the_hint_at_once(prediction, samples, tmp_path):
     more = ("--hint", "channels", "--gaussian_maps", "0.5", "--saliency_loss_weight", "0.1", "--snr_gamma", "5")
-    more += ("--use_ema", "--gradient_accumulation_steps", "2", "--mixed_precision", "bf16", "--validation_steps", "2")
+    more += (
+        "--validation_inference_steps",
+        "3",
+        "--use_ema",
+        "--gradient_accumulation_steps",
+        "2",
+        "--mixed_precision",
+        "bf16",
+        "--validation_steps",
+        "2",
+    )
     options = saliency_options(tmp_path, *FEW, *more, "--num_validation_images", "2", "--log_steps", "3")
     _, files = train_saliency(tiny_base(prediction=prediction), options, reader(samples))
     lines = log.read(tmp_path)

@@ -156,7 +156,7 @@ def load(source: str | Path, prediction: str | None = None, tokenizer: str | Non
     else:
         raise LimelightError(
             f"{OPTION}: found no model at {source}. Expected a folder of diffusers (with model_index.json) or a "
-            "checkpoint in one .safetensors file."
+            "checkpoint in one .safetensors file. From the Hugging Face Hub: `hf download NAME --local-dir FOLDER`."
         )
     if prediction is not None:
         base.prediction = prediction

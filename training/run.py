@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from ..guidance.errors import LimelightError
 from ..tools.console import StepFailed, say
@@ -49,7 +51,7 @@ def train(task: Task, base: Base, options: argparse.Namespace, read: Read | None
     if read is None:
         check_samples(options.train_data_dir, task.images)
         read = _reader(options, task)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
+    _check_shared(accelerator, "--output_dir", options.output_dir)
     if options.stream:
         data = _streamed(accelerator, task, base, options, read)
     else:
@@ -58,6 +60,25 @@ def train(task: Task, base: Base, options: argparse.Namespace, read: Read | None
         count = "samples as they come" if options.stream else f"{len(data)} samples"
         say(f"{count}, {recipe['samples_a_step']} a step, {options.max_train_steps} steps")
     return loop.run(accelerator, task, base, options, data, recipe, found)
+
+
+def _check_shared(accelerator: Accelerator, option: str, folder: Path) -> None:
+    """Make a folder that all processes write to, and see whether it is one and the same to all, also on several
+    machines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / f".{broadcast_object_list([uuid.uuid4().hex])[0]}"
+    if accelerator.is_main_process:
+        mark.touch()
+    accelerator.wait_for_everyone()
+    there = mark.exists()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        mark.unlink()
+    if not there:
+        raise LimelightError(
+            f"{option}: {folder} is another folder to this process than to the first. On several machines it has to be "
+            "on a disk that all of them see."
+        )
 
 
 def main(task: Callable[[Base, argparse.Namespace], Task], options: argparse.Namespace) -> None:
@@ -90,6 +111,7 @@ def _resumed(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Path,
 
 def _cached(accelerator: Accelerator, task: Task, base: Base, options: argparse.Namespace, read: Read) -> cache.Cache:
     """Encode what is not encoded yet, each process its share."""
+    _check_shared(accelerator, "--cache_dir", options.cache_dir)
     rank, processes = accelerator.process_index, accelerator.num_processes
     dtype = torch.float32 if accelerator.mixed_precision == "no" else torch.float16
     folder = cache.folder_for(
