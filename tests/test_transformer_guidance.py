@@ -43,7 +43,7 @@ def looked(model, ready, x, monkeypatch=None, **changes):
     return look(ready, x, **changes), seen
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", [0, 1])
 def test_maps_are_those_of_whole_matrices(kind, model, number, monkeypatch):
     size = sizes(kind)[number]
     x, positive = latent(kind, 2, *size), prompt(CIRCLE, BAR)
@@ -147,9 +147,8 @@ def test_a_batch_equals_single_runs(kind, model):
         assert close(one, single, 2e-3)
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_masked_out_latents_are_bit_identical(kind, model, number):
-    size = sizes(kind)[number]
+def test_masked_out_latents_are_bit_identical(kind, model):
+    size = sizes(kind)[1]
     x, mask, positive = latent(kind, 1, *size), torch.zeros(1, *size), prompt(CIRCLE)
     mask[:, :, :8] = 1
     plain = run(model, positive, x, steps=2, noise_mask=mask)
@@ -162,9 +161,9 @@ def test_masked_out_latents_are_bit_identical(kind, model, number):
 def test_the_two_sides_in_one_batch_or_apart(kind, model, monkeypatch):
     x, positive = latent(kind, 1, *sizes(kind)[1]), prompt(CIRCLE, BAR)
     guided = bias.attach(attach(model, updates=1, end_percent=1.0), end_percent=1.0)
-    together = run(guided, positive, x, steps=2)
+    together = run(guided, positive, x)
     monkeypatch.setattr(model.model, "memory_required", lambda *args, **kwargs: 1e30)
-    assert close(run(guided, positive, x, steps=2), together, 2e-3)
+    assert close(run(guided, positive, x), together, 1e-3)
 
 
 def test_with_bias_and_with_reference_images(host):

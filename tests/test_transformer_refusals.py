@@ -95,3 +95,12 @@ def test_newer_hosts_and_other_runtimes_are_refused_with_the_reason(host, name):
     kind = type(name, (MiniTrainDIT if name == "Anima" else torch.nn.Module,), {})
     with pytest.raises(LimelightError, match=f"^model: found a {name}: .*connect one of those"):
         family_of(kind.__new__(kind))
+
+
+def test_tokens_of_unknown_places_are_an_error(host):
+    for kind, name in (("WAN21_T2V", "time_dim_concat"), ("LTXV", "keyframe_idxs"), ("ZImage", "ref_latents")):
+        network = build(kind).model.diffusion_model
+        family = family_of(network)
+        family.sequence(network, (16, 16), 20, {name: None})
+        with pytest.raises(LimelightError, match=f"is given {name}.*Remove the node"):
+            family.sequence(network, (16, 16), 20, {name: torch.zeros(1)})
