@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 
 import numpy as np
@@ -23,7 +22,7 @@ from limelight.training.train_salient_inpaint_controlnet import SalientInpaintCo
 from limelight.training.train_salient_inpaint_controlnet import arguments as inpaint_arguments
 
 TRAINERS = {"inpaint": (SalientInpaintControlNet, inpaint_arguments), "text": (SalientControlNet, text_arguments)}
-STEPS, SEED, BATCH, RATE = {"inpaint": 50, "text": 10}, 7, 2, 1e-4
+SEED, BATCH, RATE = 7, 2, 1e-4
 
 
 def options(which, output, *more, data="in memory"):
@@ -53,31 +52,32 @@ def samples():
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory):
-    """-> shapeworld's base by trainer."""
-    return functools.cache(lambda which: load(write_shapeworld(tmp_path_factory.mktemp(which), which == "inpaint")))
+def shapeworld(tmp_path_factory):
+    """The base model for inpainting."""
+    return load(write_shapeworld(tmp_path_factory.mktemp("base"), inpaint=True))
 
 
-@pytest.mark.parametrize("which", TRAINERS)
-def test_the_published_recipe_is_a_plain_loop_of_diffusers(which, bases, samples, tmp_path):
-    base = bases(which)
+# shapeworld's latents have no variance, those of random networks have
+@pytest.mark.parametrize(("which", "small", "steps"), [("inpaint", False, 50), ("inpaint", True, 5), ("text", True, 5)])
+def test_the_published_recipe_is_a_plain_loop_of_diffusers(which, small, steps, shapeworld, samples, tmp_path):
+    base = shapeworld if not small else inpainting() if which == "inpaint" else tiny_base()
     more = ("--preset", "yahoo", "--resolution", "64", "--learning_rate", str(RATE), "--seed", str(SEED))
-    given = options(which, tmp_path, *more, "--max_train_steps", str(STEPS[which]), "--proportion_empty_prompts", "0.3")
+    given = options(which, tmp_path, *more, "--max_train_steps", str(steps), "--proportion_empty_prompts", "0.3")
     task, _ = trained(which, base, given, samples)
     found = [line["loss"] for line in log.read(tmp_path)]
-    wanted, network = plain_loop(which, base, task, samples)
-    assert len(found) == STEPS[which]
+    wanted, network = plain_loop(which, base, task, samples, steps)
+    assert len(found) == steps
     np.testing.assert_allclose(found, wanted, atol=1e-4, rtol=0)
     start = flat(control.build(base, seed=SEED, channels=base.unet.config.in_channels))
     found, wanted = flat(task.network), flat(network)
-    assert (found - wanted).norm() < 0.05 * (wanted - start).norm()
+    assert (found - wanted).norm() < 0.1 * (wanted - start).norm()
 
 
 def flat(network):
     return torch.cat([one.detach().flatten() for one in network.parameters()])
 
 
-def plain_loop(which, base, task, samples):
+def plain_loop(which, base, task, samples, steps):
     """-> losses, the ControlNet. Of ours it takes the crops and the random numbers."""
     from diffusers import ControlNetModel, DDPMScheduler
 
@@ -88,7 +88,7 @@ def plain_loop(which, base, task, samples):
     crops = {one["key"]: task.views(one, array_generator(SEED, one["key"])) for one in samples}
     encoder, tokenizer = base.text_encoders[0], base.tokenizers[0]
     losses = []
-    for step in range(STEPS[which]):
+    for step in range(steps):
         numbers = range(step * BATCH, (step + 1) * BATCH)
         draws = Draws(SEED, numbers)
         chosen, captions = [], []
@@ -133,13 +133,13 @@ def sampled(vae, image, draws):
 
 
 @pytest.mark.parametrize("which", TRAINERS)
-def test_the_sheet_has_the_object_and_an_inpainting_model_keeps_it(which, bases, samples, tmp_path):
+def test_the_sheet_has_the_object_and_an_inpainting_model_keeps_it(which, shapeworld, samples, tmp_path):
     more = ("--resolution", "128", "--validation_steps", "1", "--num_validation_images", "1", "--max_train_steps", "1")
-    more += ("--validation_inference_steps", "6")
+    more += ("--validation_inference_steps", "6", "--validation_scale", "4")
     given = options(which, tmp_path, *more)
-    trained(which, bases(which) if which == "inpaint" else tiny_base(), given, samples)
+    trained(which, shapeworld if which == "inpaint" else tiny_base(), given, samples)
     (error,) = [line["object_error"] for line in log.read(tmp_path) if "object_error" in line]
-    assert error < 0.08 if which == "inpaint" else error > 0.08
+    assert (error < 0.08) == (which == "inpaint"), error
     sheet = Image.open(tmp_path / "validation" / "step-00000001.png")
     assert sheet.size == (3 * 128, 128)
     shown = np.asarray(sheet)[:128, :128]

@@ -53,7 +53,7 @@ class SalientInpaintControlNet(salient.SalientTask):
         return (1 - batch["object"].float() / 255).expand(-1, 3, -1, -1)
 
     def beside(self, batch: Batch, draws: Draws | None) -> torch.Tensor:
-        """(B, 5, h, w): the mask, each cell as the pixel in its corner; the masked latent."""
+        """(B, 5, h, w): the mask, of each cell that of the pixel in its corner, as in diffusers; the masked latent."""
         paint = F.interpolate((batch["object"] < salient.WHITE).float(), batch["masked"].shape[-2:])
         base, moments = self.base, batch["masked"]
         kept = base.latents(moments, None) if draws is None else control.clean_latents(base, moments, draws)
