@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def widgets(node_info: dict) -> list[tuple[str, Any]]:
     return found
 
 
-def to_prompt(workflow: dict, object_info: dict) -> dict[str, dict]:
+def to_prompt(workflow: dict, object_info: Mapping[str, Any]) -> dict[str, dict]:
     """-> API prompt by node id. Raises ValueError for node types that the host does not know.
 
     A workflow that was saved before a node got its last widgets has no values for them: they take their defaults.
