@@ -211,6 +211,16 @@ def test_sd2_and_sdxl(request, structure):
     assert moved(sample(model, positive, x, steps=1), sample(guarded, positive, x, steps=1))
 
 
+def test_models_without_numbered_times(tiny_sd15):
+    """Their times are logarithms of sigma: the guard must fade by the schedule, not by those."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
+
+    model = ModelSamplingContinuousEDM().patch(tiny_sd15, "eps", 14.6, 0.03)[0]
+    positive, x = conditioning_for(model), noise(1, 4, 16, 16)
+    plain, guarded = (sample(one, positive, x, steps=3) for one in (model, attach(model, MASKS, **EVERYWHERE)))
+    assert moved(plain, guarded)
+
+
 # The node -------------------------------------------------------------------------------------------------------------
 
 
