@@ -38,7 +38,7 @@ SIGMA = 0.12  # of the spot, in shares of the side
 PLACES = 0.22, 0.78  # where its centre may be, across and down
 OTHERS = 4  # spots of other prompts that shuffled figures are averaged over
 SIGNATURE, CLASSIC = "signature", "classic"
-DIRECTIONS = {"": (SIGNATURE, CLASSIC), " (swapped)": (CLASSIC, SIGNATURE)}  # suffix of rows: guide, judge
+DIRECTIONS = {"": (SIGNATURE, CLASSIC), "-swapped": (CLASSIC, SIGNATURE)}  # suffix of rows: guide, judge
 ROWS = ("unguided", "guidance", f"best-of-{IMAGES}", f"guidance+best-of-{IMAGES}")
 METRICS = ("attention_share", "cc", "presence", "object_on_target", "others", "shuffled_share", "shuffled_cc")
 

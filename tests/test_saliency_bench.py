@@ -55,7 +55,7 @@ def test_the_rows_are_means_over_prompts():
     rows = {row["row"]: row for row in bench.summaries(found, 0)}
     assert list(rows) == [row + suffix for suffix in bench.DIRECTIONS for row in bench.ROWS] + ["centre-bias"]
     assert rows["unguided"]["attention_share"] == pytest.approx(0.2) and rows["guidance"]["gain"] == pytest.approx(2)
-    assert rows["guidance"]["overhead"] == 2 and rows["guidance"]["judge"] != rows["guidance (swapped)"]["judge"]
+    assert rows["guidance"]["overhead"] == 2 and rows["guidance"]["judge"] != rows["guidance-swapped"]["judge"]
     assert rows["guidance"]["guide"] != rows["guidance"]["judge"]
     assert 0 < rows["centre-bias"]["attention_share"] < 0.2 and rows["centre-bias"]["cc"] > 0
 
@@ -69,5 +69,5 @@ def test_one_prompt_in_little(host, monkeypatch, tmp_path):
     found = bench.prompt_scores(world, bench.predictors(), 0, PROMPT, 0, tmp_path)
     assert set(found) == {row + suffix for suffix in bench.DIRECTIONS for row in bench.ROWS}
     assert all(set(one) == {*bench.METRICS, "seconds", "plain"} for one in found.values())
-    assert found["unguided"]["presence"] == found["unguided (swapped)"]["presence"]
-    assert found["guidance"] != found["guidance (swapped)"] and (tmp_path / "0000.png").is_file()
+    assert found["unguided"]["presence"] == found["unguided-swapped"]["presence"]
+    assert found["guidance"] != found["guidance-swapped"] and (tmp_path / "0000.png").is_file()
