@@ -212,6 +212,9 @@ def test_training_starts_from_a_file_of_any_layout(tmp_path):
         adapters.build(xl, adapters.form_for(xl), files[0])
     with pytest.raises(LimelightError, match="no light adapters for SDXL"):
         adapters.form_for(xl, "light")
+    base.unet.register_to_config(in_channels=9)
+    with pytest.raises(LimelightError, match=r"9 input channels; expected 4.*text-to-image"):
+        adapters.form_for(base)
     with pytest.raises(LimelightError, match="found no weights"):
         adapters.build(base, first.network.form, tmp_path / "missing.safetensors")
 
