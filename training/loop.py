@@ -65,29 +65,12 @@ def run(
     if accelerator.distributed_type not in WHOLE and options.use_ema:
         raise LimelightError("--use_ema: averages need whole weights in each process. Use DDP, or leave --use_ema.")
     whole = None if accelerator.distributed_type in WHOLE else copy.deepcopy(task.network)
-    base.unet.to(accelerator.device)
-    if base.unet.dtype != (wanted := DTYPES[accelerator.mixed_precision]):
-        base.unet.to(wanted)
-    if options.gradient_checkpointing:
-        for part in (task.network, base.unet):
-            if hasattr(part, "enable_gradient_checkpointing"):
-                part.enable_gradient_checkpointing()
-    if plugin := getattr(accelerator.state, "deepspeed_plugin", None):  # which otherwise asks a data loader
-        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.train_batch_size
+    _make_ready(accelerator, task, base, options)
     if whole is not None and options.validation_steps and accelerator.is_main_process:
         say("no validation: the weights are spread over the processes")
-    task.network.train()
     weights = [one for one in task.network.parameters() if one.requires_grad]
-    module, optimizer = accelerator.prepare(Step(task), _optimizer(weights, options))
-    # not prepared: accelerate would take as many steps as there are processes
-    schedule = get_scheduler(
-        options.lr_scheduler,
-        optimizer,
-        num_warmup_steps=options.lr_warmup_steps,
-        num_training_steps=options.max_train_steps,
-        num_cycles=options.lr_num_cycles,
-        power=options.lr_power,
-    )
+    module, optimizer = accelerator.prepare(Step(task), _optimizer(weights, options, accelerator))
+    schedule = _schedule(optimizer, options)
     average = EMAModel(weights, decay=options.ema_decay) if options.use_ema else None
     state = State(accelerator, schedule, average, data)
     step = 0
@@ -119,20 +102,16 @@ def run(
             continue
         step += 1
         last = step == options.max_train_steps
-        if step % options.log_steps == 0 or last:
+        log_now, save_now, look_now = (
+            last or step % every == 0 if every else False
+            for every in (options.log_steps, options.checkpointing_steps, options.validation_steps)
+        )
+        if log_now or save_now or look_now:
             meter.flush(step)
-        if step % options.checkpointing_steps == 0 or last:
-            meter.flush(step)
-            checkpoints.save(
-                options.output_dir,
-                step,
-                state.save,
-                recipe,
-                options.checkpoints_total_limit,
-                main,
-                accelerator.wait_for_everyone,
-            )
-        if options.validation_steps and (step % options.validation_steps == 0 or last) and whole is None:
+        if save_now:
+            limit, wait = options.checkpoints_total_limit, accelerator.wait_for_everyone
+            checkpoints.save(options.output_dir, step, state.save, recipe, limit, main, wait)
+        if look_now and whole is None:
             if main:
                 with averaged(average, weights):
                     _validate(task, base, options, data, accelerator, log, step)
@@ -145,17 +124,51 @@ def run(
     return files
 
 
-def _optimizer(weights: list[nn.Parameter], options: argparse.Namespace) -> torch.optim.Optimizer:
+def _make_ready(accelerator: Accelerator, task: Task, base: Base, options: argparse.Namespace) -> None:
+    """The base's UNet on the device and in the precision of the run; gradient checkpointing in both networks."""
+    wanted = DTYPES[accelerator.mixed_precision]
+    if base.unet.dtype != wanted:
+        base.unet.to(wanted)
+    base.unet.to(accelerator.device)
+    if options.gradient_checkpointing:
+        for part in (task.network, base.unet):
+            if hasattr(part, "enable_gradient_checkpointing"):
+                part.enable_gradient_checkpointing()
+    if plugin := getattr(accelerator.state, "deepspeed_plugin", None):  # which otherwise asks a data loader
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.train_batch_size
+    task.network.train()
+
+
+def _schedule(optimizer: torch.optim.Optimizer, options: argparse.Namespace) -> torch.optim.lr_scheduler.LambdaLR:
+    """Of the learning rate. It is not prepared by accelerate, which would take a step of it for each process."""
+    return get_scheduler(
+        options.lr_scheduler,
+        optimizer,
+        num_warmup_steps=options.lr_warmup_steps,
+        num_training_steps=options.max_train_steps,
+        num_cycles=options.lr_num_cycles,
+        power=options.lr_power,
+    )
+
+
+def _optimizer(
+    weights: list[nn.Parameter], options: argparse.Namespace, accelerator: Accelerator
+) -> torch.optim.Optimizer:
+    more = {}
     if options.use_8bit_adam:
         from bitsandbytes.optim import AdamW8bit as AdamW
     else:
         from torch.optim import AdamW
+
+        # in one pass over the memory; under a scaler it would not tell that it left out a step
+        more["fused"] = True if accelerator.distributed_type in WHOLE and accelerator.scaler is None else None
     return AdamW(
         weights,
         lr=options.learning_rate,
         betas=(options.adam_beta1, options.adam_beta2),
         weight_decay=options.adam_weight_decay,
         eps=options.adam_epsilon,
+        **more,
     )
 
 
