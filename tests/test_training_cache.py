@@ -35,7 +35,7 @@ def small_shards(monkeypatch):
 
 def fill(folder, task, samples, rank=0, processes=1, problems=None):
     with torch.no_grad():
-        cache.fill(folder, samples, task, 0, torch.float32, problems or Problems(), rank, progress=False)
+        cache.fill(folder, samples, task, 0, torch.float32, problems or Problems(), rank, processes, progress=False)
     cache.fill_text(folder, task.base, torch.float32, rank, processes)
 
 
@@ -60,6 +60,7 @@ def test_an_interrupted_cache_is_gone_on_with(tmp_path, task, samples):
         fill(tmp_path, task, stopped())
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     assert len(before) == 2  # four samples; the fifth waited for company
+    assert [cache.next_row(tmp_path, *who) for who in ((0, 1), (0, 2), (1, 1))] == [4, 0, 0]
     encoded = []
     real = task.encode
     task.encode = lambda views: encoded.append(len(views)) or real(views)

@@ -48,21 +48,22 @@ def fill(
     dtype: torch.dtype,
     report: Report,
     rank: int = 0,
+    processes: int = 1,
     progress: bool = True,
 ) -> None:
     """Encode the samples that the folder does not have yet.
 
-    samples: this process's share. dtype: of tensors of floating point on disk. report: told of samples that the task
-    refuses.
+    samples: this process's share, from `next_row` on. dtype: of tensors of floating point on disk. report: told of
+    samples that the task refuses.
     """
     known = {key for about in _abouts(folder, "views") for key in about["keys"]}
-    writer = _Shards(folder, f"views-{rank:03}", dtype)
-    waiting: list[tuple[str, str, list]] = []
+    writer = _Shards(folder, f"views-{rank:03}", dtype, processes)
+    waiting: list[tuple[dict[str, Any], list]] = []
 
     def flush() -> None:
-        encoded = iter(encode(task, [view for *_, views in waiting for view in views]))
-        for key, caption, views in waiting:
-            writer.add(key, caption, [next(encoded) for _ in views])
+        encoded = iter(encode(task, [view for _, views in waiting for view in views]))
+        for sample, views in waiting:
+            writer.add(sample["key"], sample["text"], [next(encoded) for _ in views], sample["row"])
         waiting.clear()
 
     for sample in tqdm(samples, desc="encoding", unit="sample", disable=not progress):
@@ -75,11 +76,17 @@ def fill(
             report(key, str(error))
             continue
         known.add(key)
-        waiting.append((key, sample["text"], views))
-        if sum(len(views) for *_, views in waiting) >= BATCH:
+        waiting.append((sample, views))
+        if sum(len(views) for _, views in waiting) >= BATCH:
             flush()
     flush()
     writer.close()
+
+
+def next_row(folder: Path, rank: int, processes: int) -> int:
+    """Up to which row of its share a process has everything already, if there were as many of them."""
+    shards = [about["place"] for about in _abouts(folder, f"views-{rank:03}")]
+    return max((row + 1 for shared, row in shards if shared == processes), default=0)
 
 
 def views_of(task: Task, sample: dict[str, Any], seed: int) -> list[dict[str, Any]]:
@@ -116,8 +123,8 @@ def fill_text(folder: Path, base: Base, dtype: torch.dtype, rank: int = 0, proce
 class _Shards:
     """Writes entries into shards of at least `SHARD` rows."""
 
-    def __init__(self, folder: Path, name: str, dtype: torch.dtype):
-        self.folder, self.name, self.dtype = folder, name, dtype
+    def __init__(self, folder: Path, name: str, dtype: torch.dtype, processes: int = 1):
+        self.folder, self.name, self.dtype, self.processes = folder, name, dtype, processes
         self.number = len(list(folder.glob(f"{name}-*.safetensors")))
         self._start()
 
@@ -125,13 +132,15 @@ class _Shards:
         self.rows: list[dict[str, torch.Tensor]] = []
         self.about: dict[str, list] = {"keys": [], "captions": [], "counts": []}
 
-    def add(self, key: str, caption: str, rows: list[dict[str, torch.Tensor]]) -> None:
-        for row in rows:
-            if self.rows and {n: v.shape for n, v in row.items()} != {n: v.shape for n, v in self.rows[0].items()}:
+    def add(self, key: str, caption: str, rows: list[dict[str, torch.Tensor]], row: int = 0) -> None:
+        """row: of the source, which has been read up to there."""
+        for one in rows:
+            if self.rows and {n: v.shape for n, v in one.items()} != {n: v.shape for n, v in self.rows[0].items()}:
                 raise LimelightError(f"{key}: found pictures of another size than those before. Use one resolution.")
         self.rows += rows
-        for name, value in zip(self.about, (key, caption, len(rows)), strict=True):
+        for name, value in zip(("keys", "captions", "counts"), (key, caption, len(rows)), strict=True):
             self.about[name].append(value)
+        self.about["place"] = [self.processes, row]
         if len(self.rows) >= SHARD:
             self.close()
 

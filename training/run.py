@@ -129,7 +129,8 @@ def _cached(accelerator: Accelerator, task: Task, base: Base, options: argparse.
         base.encoders_to(accelerator.device)
         problems = Problems()
         with torch.no_grad():
-            cache.fill(folder, read(rank, processes, problems), task, options.seed, dtype, problems, rank)
+            share = read(rank, processes, problems, cache.next_row(folder, rank, processes))
+            cache.fill(folder, share, task, options.seed, dtype, problems, rank, processes)
             accelerator.wait_for_everyone()
             cache.fill_text(folder, base, dtype, rank, processes)
         base.encoders_to("cpu")
