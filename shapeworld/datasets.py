@@ -1,6 +1,6 @@
 """Scenes as training data in the form that the trainers read: pictures, captions, and what a ControlNet is told.
 
-python -m limelight.shapeworld.datasets salient --out DIR --count 20000
+    python -m limelight.shapeworld.datasets salient --out DIR --count 20000
 
 salient   "mask": the first object, white, edges soft
 local     "hint": the edges, white on black
