@@ -63,6 +63,11 @@ class Base:
         """How many times the noise schedule has."""
         return len(self.alphas_cumprod)
 
+    @property
+    def layout(self) -> torch.memory_format:
+        """How pictures and latents lie in memory while the UNet sees them: on a CPU in the way that is faster there."""
+        return torch.channels_last if self.unet.device.type == "cpu" else torch.contiguous_format
+
     def level(self, t: torch.Tensor) -> noise.Strengths:
         """Times (B,) -> how strong the clean latent and the noise are."""
         if self.prediction == noise.FLOW:

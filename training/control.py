@@ -149,6 +149,7 @@ def predict(
     beside: what inpainting networks see after the noisy latent, (B, 5, h, w). Only the network's pass and the UNet's
     decoder leave a graph."""
     noisy = noisy if beside is None else torch.cat([noisy, beside], 1)
+    noisy, hint = (one.contiguous(memory_format=base.layout) for one in (noisy, hint))
     down, middle = network(noisy, t, controlnet_cond=hint, return_dict=False, **told)
     kind = base.unet.dtype
     return base.unet(

@@ -130,6 +130,7 @@ def _make_ready(accelerator: Accelerator, task: Task, base: Base, options: argpa
     if base.unet.dtype != wanted:
         base.unet.to(wanted)
     base.unet.to(accelerator.device)
+    base.unet.to(memory_format=base.layout)
     if options.gradient_checkpointing:
         for part in (task.network, base.unet):
             if hasattr(part, "enable_gradient_checkpointing"):
