@@ -20,8 +20,10 @@ from training_data import (
 
 from limelight.training import base, log
 
-MORE = ("--max_train_steps", "4", "--learning_rate", "1e-4", "--lr_scheduler", "linear", "--hint", "channels")
+MORE = ("--max_train_steps", "4", "--learning_rate", "1e-2", "--lr_scheduler", "linear", "--hint", "channels")
 MORE += ("--checkpointing_steps", "2", "--gradient_accumulation_steps", "2", "--proportion_empty_prompts", "0.3")
+# Adam divides a gradient by its size, and so makes rounding errors of gradients near zero as large as any other step
+MORE += ("--adam_epsilon", "1e-2")
 
 
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
@@ -53,7 +55,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
     two, one = load_file(tmp_path / "two" / name), load_file(files[0])
     start = type(task)(base.load(folder), options).network.state_dict()
     moved = [float((value - start[key]).abs().max()) for key, value in task.network.state_dict().items()]
-    assert max(moved) > 1e-4  # ten times what the two may differ by
+    assert max(moved) > 1e-3
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=1e-5, rtol=0)
     for ours, theirs in zip(log.read(tmp_path / "two"), log.read(tmp_path / "one"), strict=True):
