@@ -4,6 +4,7 @@ A trainer is a program of its own (``train_NAME.py``) with a class of this form,
 base model is loaded; see `train_saliency_controlnet` for one. A life of a task:
 
     views, encode       once for each sample of the data set, before the first step; what `encode` gives is cached
+                        (with --stream: for each sample as it comes, in every epoch again)
     loss                at every step, on what the cache has, batched
     validate, export    now and then, and at the end
 
