@@ -140,7 +140,8 @@ def _tensor(image: Image.Image, statistics: tuple) -> Any:
 def _centre(image: Image.Image, side: int) -> Image.Image:
     """CLIP's own preparation: the short side to ``side``, bicubic, and the middle square."""
     scale = side / min(image.size)
-    image = image.resize(tuple(max(side, round(length * scale)) for length in image.size), Image.Resampling.BICUBIC)
+    width, height = (max(side, round(length * scale)) for length in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
 

@@ -32,9 +32,9 @@ class Log:
         """Each line: {"step": int, figure: value, ...}."""
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
-        for line in lines if self._board else ():
+        for line in lines:
             for name, value in line.items():
-                if name != "step":
+                if self._board and name != "step":
                     self._board.add_scalar(name, value, line["step"])
 
     def picture(self, image: Image.Image, step: int) -> Path:

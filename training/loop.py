@@ -119,7 +119,7 @@ def run(
         meter.restart()
     bar.close()
     files = _exported(accelerator, task, module, options, whole, average, weights)
-    if main:
+    if log:
         log.close()
     return files
 

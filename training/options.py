@@ -83,7 +83,7 @@ def parse(
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--preset", choices=tuple(presets))
         chosen = first.parse_known_args(argv)[0].preset
-    if chosen:
+    if presets and chosen:
         made.set_defaults(**presets[chosen])
     options = made.parse_args(argv)
     try:

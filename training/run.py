@@ -52,12 +52,13 @@ def train(task: Task, base: Base, options: argparse.Namespace, read: Read | None
         check_samples(options.train_data_dir, task.images)
         read = _reader(options, task)
     _check_shared(accelerator, "--output_dir", options.output_dir)
+    data: cache.Cache | Stream
     if options.stream:
-        data = _streamed(accelerator, task, base, options, read)
+        data, count = _streamed(accelerator, task, base, options, read), "samples as they come"
     else:
         data = _cached(accelerator, task, base, options, read)
+        count = f"{len(data)} samples"
     if accelerator.is_main_process:
-        count = "samples as they come" if options.stream else f"{len(data)} samples"
         say(f"{count}, {recipe['samples_a_step']} a step, {options.max_train_steps} steps")
     return loop.run(accelerator, task, base, options, data, recipe, found)
 
@@ -100,7 +101,9 @@ def _resumed(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Path,
             )
         return None
     found = checkpoints.find(options.output_dir, options.resume_from_checkpoint)
-    for name, wanted in recipe.items() if found else ():
+    if found is None:
+        return None
+    for name, wanted in recipe.items():
         if (was := found[1].get(name)) != wanted:
             raise LimelightError(
                 f"{checkpoints.OPTION}: {found[0].name} is of a training with {name} {was}; now it is {wanted}. Use "

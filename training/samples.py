@@ -107,9 +107,9 @@ def _files(source: str | Path) -> list[str]:
         raise LimelightError(f"{source}: there is no such folder. Expected a data set. {MAKE}")
     kinds = {_kind(file) for file in files}
     if len(kinds) != 1 or None in kinds:
-        found = ", ".join(sorted({Path(file).name for file in files})[:4]) if files else "nothing"
+        names = ", ".join(sorted({Path(file).name for file in files})[:4]) if files else "nothing"
         raise LimelightError(
-            f"{source}: found {found}. Expected shards (*.tar) or metadata ({METADATA[0]}), not both. {MAKE}"
+            f"{source}: found {names}. Expected shards (*.tar) or metadata ({METADATA[0]}), not both. {MAKE}"
         )
     return files
 

@@ -114,7 +114,7 @@ class Shards:
 
         Any process may do it, several at once too: they write the same.
         """
-        samples, kinds = 0, Counter()
+        samples, kinds = 0, Counter[str]()
         metadata, told = io.StringIO(), io.StringIO()
         for number in range(self.count):
             record = self.record(number)

@@ -41,8 +41,9 @@ class Task(Protocol):
     network: nn.Module
     """What is trained, float32, on the CPU at first. Only parameters with requires_grad are."""
 
-    images: Sequence[str]
-    """Names of the pictures that a sample has besides "image", as `samples.samples` takes them."""
+    @property
+    def images(self) -> Sequence[str]:
+        """Names of the pictures that a sample has besides "image", as `samples.samples` takes them."""
 
     settings: dict[str, Any]
     """Plain values that `views` and `encode` depend on: with others, nothing cached is used again. Of a

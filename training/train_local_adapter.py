@@ -219,12 +219,12 @@ class LocalAdapter:
         rows, found = [], []
         for one, inside, without, with_, source in zip(batch["hint"], regions, plain, made, given, strict=True):
             hint = one.cpu().numpy().transpose(1, 2, 0)
-            shown = (np.broadcast_to(hint, (*size, 3)), np.uint8(255 * inside), without, with_)
+            shown = (np.broadcast_to(hint, (*size, 3)), (255 * inside).astype(np.uint8), without, with_)
             rows.append(preview.row(shown))
-            without, with_, source = (np.float32(picture) / 255 for picture in (without, with_, source))
+            without, with_, source = (picture.astype(np.float32) / 255 for picture in (without, with_, source))
             edge = score.match(edges.canny(with_), edges.canny(source), inside >= 0.5)["f1"]
             found.append((edge, 255 * score.outside_change(with_, without, inside)))
-        figures = {}
+        figures: dict[str, float] = {}
         for name, values in zip(("edge_f1", "outside_change"), zip(*found, strict=True), strict=True):
             known = [value for value in values if not math.isnan(value)]
             figures |= {name: sum(known) / len(known)} if known else {}
