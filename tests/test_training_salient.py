@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors import safe_open
 from training_data import reader, scenes, tiny_base, write_scenes, write_shapeworld
@@ -32,6 +33,7 @@ def options(which, output, *more, data="in memory"):
 
 
 def trained(which, base, given, samples):
+    AcceleratorState._reset_state(True)  # of a training before, which may have had another precision
     task = TRAINERS[which][0](base, given)
     return task, run.train(task, base, given, reader(samples))
 
@@ -155,7 +157,8 @@ def test_what_two_steps_export_is_in_the_host_what_it_is_in_diffusers(which, kin
     from limelight.models.inpaint_controlnet import InpaintControlNet
 
     base = inpainting(kind) if which == "inpaint" else tiny_base(kind)
-    more = ("--learning_rate", "1e-2", "--border_weight", "3")
+    more = ("--learning_rate", "1e-2", "--border_weight", "3", "--snr_gamma", "5")
+    more += ("--mixed_precision", "bf16", "--gradient_checkpointing") if kind == SDXL else ()
     _, files = trained(which, base, options(which, tmp_path, *more), samples)
     network = ControlNetModel.from_pretrained(files[1].parent).eval()
     assert network.config.in_channels == base.unet.config.in_channels

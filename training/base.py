@@ -102,16 +102,17 @@ class Base:
 
     def conditioning(self, batch: Tensors) -> dict[str, Any]:
         """A batch with "context" (and "pooled") and latents "moments" -> what the UNet and a ControlNet are told of the
-        prompt, as their keyword arguments. To SDXL the pictures are of their own size, not cropped."""
-        told: dict[str, Any] = {"encoder_hidden_states": batch["context"]}
+        prompt, as their keyword arguments, float32: the cache's type may be another than that of the arithmetic, which
+        autocast does not put up with. To SDXL the pictures are of their own size, not cropped."""
+        told: dict[str, Any] = {"encoder_hidden_states": batch["context"].float()}
         if self.kind == SDXL:
             height, width = (side * self.scale for side in batch["moments"].shape[-2:])
-            known = height, width, batch["context"].device, batch["context"].dtype
+            known = height, width, batch["context"].device
             if known not in self._sizes:  # as with the schedule
                 sizes = torch.tensor([height, width, 0, 0, height, width])
-                self._sizes[known] = sizes.to(known[2], known[3])
+                self._sizes[known] = sizes.float().to(known[2])
             rows = self._sizes[known].expand(len(batch["context"]), -1)
-            told["added_cond_kwargs"] = {"text_embeds": batch["pooled"], "time_ids": rows}
+            told["added_cond_kwargs"] = {"text_embeds": batch["pooled"].float(), "time_ids": rows}
         return told
 
     @torch.no_grad()

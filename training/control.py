@@ -20,6 +20,7 @@ from . import base as bases
 from . import export, noise, preview
 from .base import Base
 from .draws import Draws
+from .prepare import positive
 from .task import Batch
 
 # isort: split
@@ -45,7 +46,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     add("--head_channels", type=int, metavar="N", help="of an attention head; ComfyUI takes 64 in nets of unknown size")
     add("--random_flip", action=argparse.BooleanOptionalAction, default=True, help="every sample also mirrored")
     add("--validation_scale", type=float, default=preview.SCALE, metavar="X", help="guidance (default %(default)s)")
-    add("--validation_inference_steps", type=int, default=preview.STEPS, metavar="N", help="(default %(default)s)")
+    add("--validation_inference_steps", type=positive, default=preview.STEPS, metavar="N", help="(default %(default)s)")
 
 
 def build(
