@@ -159,7 +159,7 @@ def sample_once(shape: Shape, row: str, seed: int) -> int:
         if row == "naive":
             functions["naive"]()
     sample(shape, model, seed, steps=1)
-    return _peak_bytes()
+    return peak_bytes()
 
 
 def sample(shape: Shape, model, seed: int, steps: int) -> list[float]:
@@ -190,7 +190,8 @@ def run_ratio(shape: Shape, seed: int, steps: int = RUN_STEPS) -> float:
     return sum(times) / (steps * statistics.median(times[-steps // 3 :]))
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """Peak resident memory of this process."""
     import psutil
 
     memory = psutil.Process().memory_info()
