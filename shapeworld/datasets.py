@@ -47,7 +47,8 @@ def samples(kind: str, count: int, seed: Any, side: int = SIDE) -> Iterator[dict
         scene = random_scene(rng)
         image, masks = render(scene, side, rng)
         more = {name: Image.fromarray(values) for name, values in KINDS[kind](image, masks).items()}
-        yield {"key": f"{number:06d}", "text": scene.caption, "image": Image.fromarray(image), **more}
+        named = {"key": f"{number:06d}", "row": number, "text": scene.caption}
+        yield {**named, "image": Image.fromarray(image), **more}
 
 
 def write(kind: str, folder: Path, count: int, seed: int, form: str) -> None:
