@@ -79,10 +79,10 @@ class SalientTask:
     def views(self, sample: dict[str, Any], rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
         """Crops of the picture with their masks, see `crop`; with --random_flip each also mirrored."""
         image, mask = sample["image"], pictures.stretched(sample["mask"].convert("L"))
-        darkest, brightest = mask.getextrema()
-        if brightest < WHITE:
+        cells = np.asarray(mask)
+        if cells.max() < WHITE:
             raise LimelightError("empty mask: nothing of it is white, which is the object")
-        if darkest >= WHITE:
+        if cells.min() >= WHITE:
             raise LimelightError("full mask: all of it is white, and nothing is left to paint")
         given, found = self.options, []
         for _ in range(given.crops):
@@ -122,8 +122,8 @@ class SalientTask:
         painted, there = (base.decode(one).clamp(0, 1) for one in (made, given))
         inside = batch["object"].float() / 255
         error = ((painted - there).abs().mean(1, keepdim=True) * inside).sum() / inside.sum().clamp(min=1)
-        columns = (preview.images(part) for part in (torch.lerp(torch.full_like(there, 0.5), there, inside), painted))
-        columns = (*columns, preview.images(there))
+        kept = torch.lerp(torch.full_like(there, 0.5), there, inside)
+        columns = [preview.images(part) for part in (kept, painted, there)]
         return [preview.row(cells) for cells in zip(*columns, strict=True)], {"object_error": float(error)}
 
     def export(self, folder: Path) -> list[Path]:
