@@ -45,16 +45,7 @@ class LimelightHighlightPrompt(io.ComfyNode):
                         "about it.",
                     )
                 ),
-                advanced(
-                    io.Boolean.Input(
-                        "last_token_only",
-                        default=False,
-                        optional=True,
-                        tooltip="Let a highlight act on the last token of its phrase only. Language models (Z-Image, "
-                        "Qwen-Image, Lumina 2, Flux.2) read from left to right, so that the last token alone knows the "
-                        "whole phrase. Not tried on trained models yet.",
-                    )
-                ),
+                _last_token_only(),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -126,16 +117,7 @@ class LimelightHighlightBind(io.ComfyNode):
                         "own nodes, for which BREAK is a word like any other.",
                     )
                 ),
-                advanced(
-                    io.Boolean.Input(
-                        "last_token_only",
-                        default=False,
-                        optional=True,
-                        tooltip="Let a highlight act on the last token of its phrase only. Language models (Z-Image, "
-                        "Qwen-Image, Lumina 2, Flux.2) read from left to right, so that the last token alone knows the "
-                        "whole phrase. Not tried on trained models yet.",
-                    )
-                ),
+                _last_token_only(),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -193,6 +175,20 @@ def _check_columns(columns: int, prompt: PromptTokens, other: PromptTokens, firs
             f"conditioning: found {columns} tokens; the text takes {prompt.length} (first_chunk is {first_chunk}). "
             "Give the text and the clip that the conditioning was encoded with."
         )
+
+
+def _last_token_only() -> io.Boolean.Input:
+    """The input that both nodes have."""
+    return advanced(
+        io.Boolean.Input(
+            "last_token_only",
+            default=False,
+            optional=True,
+            tooltip="Let a highlight act on the last token of its phrase only. Language models (Z-Image, Qwen-Image, "
+            "Lumina 2, Flux.2) read from left to right, so that the last token alone knows the whole phrase. Not tried "
+            "on trained models yet.",
+        )
+    )
 
 
 NODES = [LimelightHighlightPrompt, LimelightHighlightBind]
