@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..guidance import checks
 from ..guidance.errors import LimelightError
 from ..guidance.saliency import decoders, guidance, through
-from ..guidance.saliency.guidance import Steps, Wish
+from ..guidance.saliency.guidance import END, START, Steps, Wish
 from ..models.saliency import Predictor
 from . import tensors
 from .saliency_maps import CATEGORY
@@ -60,13 +60,13 @@ class LimelightSaliencyGuidance(io.ComfyNode):
                 ),
                 percent(
                     "start_percent",
-                    0.0,
+                    START,
                     "Where on the noise schedule guidance begins. 0 is pure noise: where things are is decided "
                     "early, so leave it at 0 as a rule. Later, only colours and contrasts change.",
                 ),
                 percent(
                     "end_percent",
-                    0.5,
+                    END,
                     "Where on the noise schedule guidance ends. What comes after it is the model's own work, "
                     "which makes real things of what guidance has begun.",
                 ),

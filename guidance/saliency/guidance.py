@@ -38,6 +38,7 @@ CHUNK = 4  # pictures that are decoded and looked at together
 BLUR = 0.02  # of the picture that the predictor sees: standard deviation in shares of the short side
 SHIFT = 0.02  # of it, in the same unit, in another direction at each step
 GOLDEN = math.pi * (3 - math.sqrt(5))  # angle between two steps' directions
+START, END = 0.0, 0.6  # of the noise schedule: what comes after is the model's own work
 FLOOR = 1e-3  # share of the flat map in the target's density
 
 
@@ -186,8 +187,8 @@ def attach(
     decoder: Decoder,
     wish: Wish,
     steps: Steps,
-    start_percent: float = 0.0,
-    end_percent: float = 0.6,
+    start_percent: float = START,
+    end_percent: float = END,
 ) -> Any:
     """MODEL -> a clone that is guided; strength 0: a plain clone, bit-identical in what it samples.
 

@@ -31,10 +31,10 @@ from ..attention.probe import (
 )
 from ..errors import LimelightError
 from .decoders import Decoder
-from .guidance import Steps, Wish, augmented, check_latent, loss
+from .guidance import END, START, Steps, Wish, augmented, check_latent, loss
 
 KEY = "limelight_saliency_through"
-SIZE = 0.06  # root mean square of an update, in units of a latent of variance 1
+SIZE = 0.03  # root mean square of an update, in units of a latent of variance 1
 MEMORY = 4  # a graph of a whole pass holds several times what the pass needs
 
 
@@ -132,8 +132,8 @@ def attach(
     decoder: Decoder,
     wish: Wish,
     steps: Steps,
-    start_percent: float = 0.0,
-    end_percent: float = 0.5,
+    start_percent: float = START,
+    end_percent: float = END,
 ) -> Any:
     """MODEL -> a clone that is guided; strength 0: a plain clone. The arguments are those of `guidance.attach`.
 
