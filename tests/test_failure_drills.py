@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -229,7 +230,8 @@ def begun(server: HostServer, guided: str) -> str:
     """Queue a run that takes too long, and wait until it samples; -> its id."""
     before = len(server.log())
     name = queue(server, graph(guided, steps=1000))
-    wait(lambda: " 2/1000 " in server.log()[before:])
+    # the bar is drawn ten times a second at most, so that any step may be the first to be seen
+    wait(lambda: re.search(r" [1-9]\d*/1000 ", server.log()[before:]))
     return name
 
 
