@@ -19,11 +19,17 @@ SHOW_ALL = """() => {
   app.canvas.ds.fitToBounds([left, top, right - left, bottom - top], { zoom: 0.9 })
   app.canvas.setDirty(true, true)
 }"""
+# Puts a node into view, and its canvas, which Nodes 2.0 may draw beyond the node. -> was all of the canvas there before?
 SHOW_NODE = """id => {
-  const node = app.canvas.graph.getNodeById(id)
-  node.widgets.find(widget => ["highlights", "blobs"].includes(widget.name)).element.dataset.node = id
-  app.canvas.ds.fitToBounds(node.boundingRect, { zoom: 0.9 })
+  const node = app.canvas.graph.getNodeById(id), { ds } = app.canvas
+  const { element } = node.widgets.find(widget => ["highlights", "blobs"].includes(widget.name))
+  element.dataset.node = id
+  const drawn = element.getBoundingClientRect(), page = app.canvas.canvas.getBoundingClientRect()
+  const [left, top, width, height] = node.boundingRect
+  const bottom = Math.max(top + height, (drawn.bottom - page.top) / ds.scale - ds.offset[1])
+  ds.fitToBounds([left, top, width, bottom - top], { zoom: 0.9 })
   app.canvas.setDirty(true, true)
+  return drawn.top >= page.top && drawn.bottom <= page.bottom
 }"""
 # Puts the milliseconds of each task of the page that took 50 or more into `long`.
 WATCH_LONG_TASKS = """() => {
@@ -78,12 +84,13 @@ class Hand:
 
     def __init__(self, page, node: int | None = None):
         self.page = page
-        if node is not None:
-            page.evaluate(SHOW_NODE, int(node))
         mark = "" if node is None else f'[data-node="{node}"]'
         self.root = page.locator(f".limelight-canvas{mark}").first
-        if node is not None:
+        for _ in range(0 if node is None else 5):
+            page.evaluate(SHOW_NODE, int(node))
             self.settle()
+            if page.evaluate(SHOW_NODE, int(node)):
+                break
         self.paper = self.root.locator(".ll-live")
 
     def settle(self, rest: int = 5) -> None:

@@ -129,6 +129,8 @@ def test_what_is_deleted_or_cut_off_is_made_again(data, form):
         second.write_bytes(second.read_bytes()[:700])
     (folder / ".limelight" / "00002.json").write_text('{"samp')
     (folder / ".limelight" / "00003.partial").mkdir()
+    for name in (".limelight/00001.json.7.partial", ".limelight/finished.json.7.partial", "metadata.jsonl.7.partial"):
+        (folder / name).write_text("of a process that was killed")
     run(prepare_salient_object, data, "out", "--form", form)
     assert contents(folder) == before
 

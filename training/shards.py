@@ -29,6 +29,7 @@ from .problems import kind_of
 FORMS = ("imagefolder", "webdataset")
 RECORDS = ".limelight"  # a folder that `datasets` does not look into
 SETTINGS, PROBLEMS, FINISHED, METADATA = "settings.json", "problems.txt", "finished.json", "metadata.jsonl"
+PARTIAL = ".partial"
 SUFFIXES = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
@@ -96,15 +97,15 @@ class Shards:
             (self.records / name).unlink(missing_ok=True)
         (self.folder / METADATA).unlink(missing_ok=True)
         self._record(number).unlink(missing_ok=True)
-        place, partial = self._place(number), self.records / f"{number:05d}.partial"
+        place, partial = self._place(number), self.records / f"{number:05d}{PARTIAL}"
         for old in (place, partial):
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+            _remove(old)
         try:
             rows = list(self._folder(partial, samples) if self.form == "imagefolder" else _tar(partial, self, samples))
             if rows:
                 partial.rename(place)
         except OSError as error:
-            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+            _remove(partial)
             raise OSError(error.errno, error.strerror, str(error.filename or place)) from error
         record = {"samples": len(rows), "files": _sizes(place), "problems": problems, "rows": rows}
         write_whole(self._record(number), json.dumps(record, ensure_ascii=False).encode())
@@ -131,6 +132,9 @@ class Shards:
         write_whole(self.records / PROBLEMS, told.getvalue().encode())
         done = {"samples": samples, "problems": dict(kinds)}
         write_whole(self.records / FINISHED, (json.dumps(done, indent=1) + "\n").encode())
+        for folder in (self.folder, self.records):
+            for left in folder.glob(f"*{PARTIAL}"):  # of a process that was killed, or of one that writes the same
+                _remove(left)
         return done
 
     def encoded(self, sample: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
@@ -193,13 +197,19 @@ def _write(path: Path, content: bytes) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file or, if that does not work, leaves what was there. Raises OSError."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         _write(partial, content)
         partial.replace(path)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and path.is_file():
+            return  # another process has finished the folder and cleared up, see `Shards.finish`
         partial.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _remove(place: Path) -> None:
+    shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
 
 
 def _sizes(place: Path) -> list[int]:

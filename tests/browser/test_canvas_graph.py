@@ -142,8 +142,8 @@ def test_phrases_of_the_prompt_that_follows(page):
     graph["nodes"][0]["outputs"][0]["links"] = [1]
     open_graph(page, graph)
     page.wait_for_function("document.querySelectorAll('.ll-offers button').length === 2")
-    page.locator(".ll-offers button").first.click()
     hand = Hand(page, 1)
+    page.locator(".ll-offers button").first.click()
     hand.draw(*LINES[1])
     (highlight,) = drawing(prompt_of(page))["highlights"]
     assert highlight["phrase"] == "green star"
