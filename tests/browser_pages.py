@@ -19,7 +19,7 @@ SHOW_ALL = """() => {
   app.canvas.ds.fitToBounds([left, top, right - left, bottom - top], { zoom: 0.9 })
   app.canvas.setDirty(true, true)
 }"""
-# Puts a node into view, and its canvas, which Nodes 2.0 may draw beyond the node; -> whether all of it was there before.
+# Puts a node and its canvas, which Nodes 2.0 may draw beyond it, into view; -> whether all of that was there before.
 SHOW_NODE = """id => {
   const node = app.canvas.graph.getNodeById(id), { ds } = app.canvas
   const { element } = node.widgets.find(widget => ["highlights", "blobs"].includes(widget.name))
