@@ -25,8 +25,6 @@ def convert(source: Path, target: Path, half: bool = False) -> dict[str, str]:
 
     half: in 16 bits a number, half the size. The target appears only when it is complete. Raises LimelightError.
     """
-    from safetensors.torch import save_file
-
     if target.suffix != ".safetensors":
         raise LimelightError(f"OUTPUT: found {target.name}; expected a name that ends in .safetensors.")
     if target.exists():
@@ -45,12 +43,7 @@ def convert(source: Path, target: Path, half: bool = False) -> dict[str, str]:
         "context_width": str(controlnet_files.context_width(state)),
         "trained": str(not controlnet_files.untrained(state)).lower(),
     }
-    part = target.with_name(f"{target.name}.part")
-    try:
-        save_file(state, part, about)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    files.write_whole(target, state, about)
     return about
 
 

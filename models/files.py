@@ -1,4 +1,4 @@
-"""Weights on disk: reading them without running what is in the file."""
+"""Weights on disk: reading them without running what is in the file, and writing them."""
 
 from __future__ import annotations
 
@@ -71,6 +71,19 @@ def mapped(path: Path, name: str) -> Any:
         with _foreign_classes_as_nothing(path):
             # files in torch's old form, which are no archives, cannot be mapped
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def write_whole(path: Path, state: dict[str, torch.Tensor], about: dict[str, str]) -> None:
+    """Write tensors, each contiguous, as safetensors with metadata. The file appears, or takes the place of the one of
+    its name, only when it is complete; where writing fails, nothing is left of it."""
+    from safetensors.torch import save_file
+
+    part = path.with_name(f"{path.name}.part")
+    try:
+        save_file(state, part, about)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from training_data import saliency_options, scenes, tiny_base
@@ -116,14 +117,14 @@ def test_samples_that_cannot_be_used_are_told_and_counted(tmp_path, task, sample
 
 
 def test_a_full_disk_keeps_what_is_there(tmp_path, task, samples, monkeypatch):
-    saves, real = itertools.count(), cache.save_file
+    saves, real = itertools.count(), safetensors.torch.save_file
 
     def full(tensors, path, about):
         real(tensors, path, about)
         if next(saves) == 1:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache, "save_file", full)
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(LimelightError, match="--cache_dir: .*could not be written.*No space left.*what is cached"):
         fill(tmp_path, task, samples)
     assert [path.name for path in tmp_path.iterdir()] == ["views-000-00000.safetensors"]

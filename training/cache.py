@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from ..guidance.errors import LimelightError
+from ..models import files
 from .base import Base
 from .draws import Draws, array_generator, place
 from .problems import Report
@@ -151,12 +151,9 @@ class _Shards:
         path = self.folder / f"{self.name}-{self.number:05}.safetensors"
         tensors = {name: torch.stack([row[name] for row in self.rows]).cpu() for name in self.rows[0]}
         kept = {n: v.to(self.dtype) if v.is_floating_point() else v for n, v in tensors.items()}
-        part = path.with_suffix(".part")
         try:
-            save_file(kept, part, {"about": json.dumps(self.about)})
-            part.replace(path)
+            files.write_whole(path, kept, {"about": json.dumps(self.about)})
         except Exception as error:
-            part.unlink(missing_ok=True)
             raise LimelightError(
                 f"--cache_dir: {path} could not be written ({error}). Make room, or choose another folder; what is "
                 "cached already is kept."

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from ..guidance.errors import LimelightError
+from ..models import files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,12 +48,7 @@ def write(
             raise LimelightError(f"{path.name}: {key} has values that are not finite: the training went wrong.")
         kept[key] = value
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        save_file(kept, part, about)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    files.write_whole(path, kept, about)
     return path
 
 
