@@ -50,11 +50,9 @@ def grey(image: Image.Image) -> Image.Image:
     """-> mode L. Transparent parts become white; 16 bits become 8."""
     if image.mode.startswith("I"):  # PIL's own conversion cuts off at 255
         values = np.asarray(image, np.float64)
-        return Image.fromarray(
-            (values / (257 if values.max(initial=0) > 255 else 1)).round().clip(0, 255).astype("uint8")
-        )
+        return _from_levels(values / (257 if values.max(initial=0) > 255 else 1))
     if image.mode == "F":  # of floating-point files the usual range
-        return Image.fromarray((np.asarray(image) * 255).round().clip(0, 255).astype("uint8"))
+        return _from_levels(np.asarray(image) * 255)
     if has_alpha(image):
         return rgb(image.convert("RGBA")).convert("L")
     return image if image.mode == "L" else image.convert("L")
