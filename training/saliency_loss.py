@@ -12,7 +12,6 @@ import torch
 
 from ..guidance.saliency.decoders import reduced
 from ..models.saliency import SaliencyNetwork, resize
-from . import noise
 from .base import Base
 
 LEAST = 0.4  # of abar: below it a sample is not looked at
@@ -35,8 +34,3 @@ def divergence(base: Base, predictor: SaliencyNetwork, clean: torch.Tensor, maps
         wanted = resize(maps[:, 0].float(), *found.shape[-2:]).clamp(min=0)
         wanted = wanted / wanted.sum((1, 2), keepdim=True).clamp(min=1e-8)
         return (wanted * (wanted.clamp(min=1e-12).log() - found)).sum((1, 2))
-
-
-def estimate(base: Base, noisy: torch.Tensor, output: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The clean latent that the model's output stands for."""
-    return noise.clean_estimate(noisy, output.float(), base.level(t), base.prediction)

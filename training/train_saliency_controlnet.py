@@ -27,7 +27,7 @@ from PIL import Image
 from ..guidance.saliency import metrics
 from ..models.classic_saliency import ClassicSaliency
 from ..tools.console import main_guard
-from . import blobs, control, hints, options, preview, run, saliency_loss
+from . import blobs, control, hints, noise, options, preview, run, saliency_loss
 from .base import Base
 from .draws import Draws
 from .prepare_saliency import predictor
@@ -118,7 +118,7 @@ class SaliencyControlNet:
         if len(numbers):
             for part in (base.vae, self.predictor):
                 part.to(losses.device)
-            believed = saliency_loss.estimate(base, given.noisy, output, given.t)[numbers]
+            believed = noise.clean_estimate(given.noisy, output.float(), given.level, base.prediction)[numbers]
             maps = batch["hint"][numbers].float() / 255
             told = told.index_add(0, numbers, weights * saliency_loss.divergence(base, self.predictor, believed, maps))
         return losses + self.options.saliency_loss_weight * told, {"saliency_loss": told.detach().mean()}
