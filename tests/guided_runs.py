@@ -56,6 +56,13 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def with_override(model, override):
+    """A clone of the model on which another pack has put its own attention."""
+    model = model.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = override
+    return model
+
+
 def sample(model, positive, x=None, sampler="euler", steps=3, cfg=3.0, mask=None, scheduler="normal") -> torch.Tensor:
     """A run of the host's KSampler from noise x (default 1 x 4 x 16 x 16), in inference mode as in a prompt."""
     import comfy.sample

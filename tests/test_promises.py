@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from guided_runs import BAR, CIRCLE, attach, conditioning, noise, prepared, sample, untouched
+from guided_runs import BAR, CIRCLE, attach, conditioning, noise, prepared, sample, untouched, with_override
 
 
 def moved(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -177,8 +177,7 @@ def test_a_foreign_attention_override_is_kept_for_the_normal_pass(tiny_sd15):
         return function(*args, **kwargs)
 
     positive = conditioning(CIRCLE)
-    model = tiny_sd15.clone()
-    model.model_options["transformer_options"]["optimized_attention_override"] = override
+    model = with_override(tiny_sd15, override)
     plain = sample(model, positive)
     in_plain = len(calls)
     assert moved(plain, sample(attach(model), positive))

@@ -5,38 +5,18 @@ from __future__ import annotations
 import pytest
 import text_encoders
 import torch
-from guided_runs import BAR, CIRCLE, EVERYWHERE, bound
-from transformer_models import CROSS, KINDS, TOKENS, build, close, joint_calls, latent, places, prompt, run, sizes
+from guided_runs import BAR, CIRCLE, EVERYWHERE, bound, with_override
+from transformer_models import CROSS, TOKENS, build, close, joint_calls, latent, places, prompt, run, sizes
 
 from limelight.guidance.attention import joint
 from limelight.guidance.attention.bias import attach
 
+pytest_plugins = ["transformer_fixtures"]
 OFF = ("red circle", [2, 3], [0.1, 0.1, 0.4, 0.4], 0.0)
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request, host):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def model(kind):
-    return build(kind)
-
-
-@pytest.fixture(scope="module")
-def zimage(host):
-    return build("ZImage")
 
 
 def moved(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool(b.isfinite().all()) and not close(a, b, 1e-3)
-
-
-def with_override(model, override):
-    model = model.clone()
-    model.model_options["transformer_options"]["optimized_attention_override"] = override
-    return model
 
 
 def by_hand(kind, size, bound_highlights, references=0, tokens=TOKENS):

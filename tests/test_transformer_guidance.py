@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from guided_runs import BAR, CIRCLE, attach, look, prepared, untouched
-from transformer_models import KINDS, build, close, latent, places, prompt, run, sizes
+from guided_runs import BAR, CIRCLE, attach, look, prepared, untouched, with_override
+from transformer_models import build, close, latent, places, prompt, run, sizes
 
 from limelight.guidance.attention import bias, joint_capture
 from limelight.guidance.attention.architectures import family_of
 from limelight.guidance.errors import LimelightError
 
+pytest_plugins = ["transformer_fixtures"]
 SIGMA = 0.9
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request, host):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def model(kind):
-    return build(kind)
-
-
-@pytest.fixture(scope="module")
-def zimage(host):
-    return build("ZImage")
 
 
 def looked(model, ready, x, monkeypatch=None, **changes):
@@ -184,8 +170,7 @@ def test_a_foreign_override_does_not_break_the_gradient(zimage):
         with torch.no_grad():  # as sage attention
             return func(*args, **kwargs)
 
-    x, model = latent("ZImage"), zimage.clone()
-    model.model_options["transformer_options"]["optimized_attention_override"] = override
+    x, model = latent("ZImage"), with_override(zimage, override)
     expected = look(prepared(zimage, prompt(CIRCLE), x, SIGMA), x).gradient
     ready = prepared(model, prompt(CIRCLE), x, SIGMA)
     ready.options = model.model_options

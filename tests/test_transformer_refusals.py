@@ -13,10 +13,7 @@ from limelight.guidance.attention.architectures import family_of
 from limelight.guidance.attention.bias import attach
 from limelight.guidance.errors import LimelightError
 
-
-@pytest.fixture(scope="module")
-def zimage(host):
-    return build("ZImage")
+pytest_plugins = ["transformer_fixtures"]
 
 
 def test_attention_that_is_computed_elsewhere_is_an_error(zimage):

@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from guided_runs import BAR, CIRCLE, EVERYWHERE, look, prepared
-from transformer_models import KINDS, build, close, joint_calls, latent, places, prompt, run, sizes
+from guided_runs import BAR, CIRCLE, EVERYWHERE, look, prepared, with_override
+from transformer_models import build, close, joint_calls, latent, places, prompt, run, sizes
 
 from limelight.guidance.attention import bias_joint, routes
 from limelight.guidance.attention.bias import attach
 from limelight.guidance.attention.joint import Term
 
+pytest_plugins = ["transformer_fixtures"]
 OVERLAPPING = ("blue bar", [5, 6], [0.3, 0.3, 0.95, 0.95], 0.6)
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request, host):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def model(kind):
-    return build(kind)
 
 
 def with_masks(monkeypatch):
     """Regions as amounts to add: minus infinity and logarithms."""
     monkeypatch.setattr(bias_joint, "Term", lambda amount, groups=None: Term(amount))
-
-
-def with_override(model, override):
-    model = model.clone()
-    model.model_options["transformer_options"]["optimized_attention_override"] = override
-    return model
 
 
 @pytest.mark.parametrize("number", [0, 1])
