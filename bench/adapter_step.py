@@ -12,12 +12,11 @@ feathered. adapter-masked-2: two of them, one after the other, over the host's t
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 from ..tools.in_process import import_host
-from .guided_step import sample
+from .guided_step import sample, seconds
 from .random_unet import SHAPES, build_model
 from .table import arguments, command, write
 
@@ -74,24 +73,12 @@ def calls(model: Any, chains: dict[str, Any], latent: int) -> dict[str, Callable
     return {row: of(control) for row, control in chains.items()}
 
 
-def seconds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median processor time of each; interleaved, after a first round."""
-    times: dict[str, list[float]] = {row: [] for row in functions}
-    for repeat in range(-1, repeats * CALLS):
-        for row, function in functions.items():
-            started = time.process_time()
-            function()
-            if repeat >= 0:
-                times[row].append(time.process_time() - started)
-    return {row: statistics.median(each) for row, each in times.items()}
-
-
 def main() -> None:
     options = arguments(NAME, __doc__.splitlines()[0], count=3)
     import_host()
     shape = SHAPES["sd15"]
     model = build_model(shape, options.seed)
-    each = seconds(calls(model, controls(options.seed, shape.latent), shape.latent), options.count)
+    each = seconds(calls(model, controls(options.seed, shape.latent), shape.latent), options.count * CALLS)
     plain = statistics.median(sample(shape, model, options.seed, options.count + 1)[1:])  # the first one warms up
     rows = []
     for row, own in each.items():

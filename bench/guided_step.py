@@ -122,15 +122,28 @@ def step_ratios(shape: Shape, repeats: int, seed: int) -> dict[str, float]:
 
 
 def _ratios(repeats: int, functions: dict[str, Callable]) -> dict[str, float]:
-    times = {row: [] for row in functions}
-    for repeat in range(-1, repeats):  # the first round warms up
+    def tell(row: str, took: float) -> None:
+        print(f"  {row}: {took:.1f} s", file=sys.stderr, flush=True)
+
+    each = seconds(functions, repeats, tell)
+    return {row: own / each["plain"] for row, own in each.items()}
+
+
+def seconds(
+    functions: dict[str, Callable[[], object]], repeats: int, tell: Callable[[str, float], None] | None = None
+) -> dict[str, float]:
+    """Median processor time of each; interleaved, after a first round that warms up. tell: of each call's."""
+    times: dict[str, list[float]] = {row: [] for row in functions}
+    for repeat in range(-1, repeats):
         for row, function in functions.items():
             started = time.process_time()
             function()
+            took = time.process_time() - started
             if repeat >= 0:
-                times[row].append(time.process_time() - started)
-            print(f"  {row}: {time.process_time() - started:.1f} s", file=sys.stderr, flush=True)
-    return {row: statistics.median(times[row]) / statistics.median(times["plain"]) for row in times}
+                times[row].append(took)
+            if tell is not None:
+                tell(row, took)
+    return {row: statistics.median(each) for row, each in times.items()}
 
 
 def peak_memory(shape: str, row: str, seed: int) -> int:
