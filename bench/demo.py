@@ -1,6 +1,7 @@
-"""The demo: ``workflows/highlight_basic.json`` in a running host, on four prompts, without and with highlights.
+"""The demo: example workflows of all four families in a running host, each picture without and with its control.
 
-Started by ``python dev.py demo``. Prints which objects are on their strokes, and where the pictures are.
+Started by ``python dev.py demo``: ``workflows/highlight_basic.json`` on four prompts, then those of `demo_controls`.
+Prints which objects are on their strokes, what the other controls do, and where the pictures are.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..guidance.regions.raster import coverage
 from ..shapeworld.reader import Found, object_of, read
 from ..tools.client import HostClient
 from ..tools.in_process import ROOT
+from . import demo_controls
 from .prompts import distance_to, hit
 from .table import show
 from .workflow import load_workflow, of_type, on_shapeworld, to_prompt
@@ -112,10 +114,13 @@ def place_of(found: list[Found], phrase: str, stroke: np.ndarray) -> str:
     return f"{distance_to(thing, stroke):.2f} away"
 
 
+def enlarged(picture: Image.Image) -> Image.Image:
+    return picture.resize((SIDE * ZOOM, SIDE * ZOOM), Image.Resampling.BICUBIC)
+
+
 def with_strokes(picture: Image.Image, example: Example) -> Image.Image:
     """The picture enlarged, with the strokes drawn as thin lines in their colours, outlined in white."""
-    side = SIDE * ZOOM
-    large = picture.resize((side, side), Image.Resampling.BICUBIC)
+    side, large = SIDE * ZOOM, enlarged(picture)
     draw = ImageDraw.Draw(large)
     for highlight, line in zip(example.document["highlights"], example.strokes.values(), strict=True):
         points = [(x * side, y * side) for x, y in line]
@@ -126,23 +131,25 @@ def with_strokes(picture: Image.Image, example: Example) -> Image.Image:
     return large
 
 
-def contact_sheet(pairs: list[tuple[Example, Image.Image, Image.Image]]) -> Image.Image:
-    """Two rows: without highlights above, with them below; a column an example."""
+def contact_sheet(columns: list[tuple[str, str, Image.Image, Image.Image]], wide: int = 4) -> Image.Image:
+    """(caption, what is added, picture without, picture with) -> one sheet, ``wide`` columns a band."""
     side, margin, label = SIDE * ZOOM, 8, 44
     font = ImageFont.load_default(13)
-    sheet = Image.new("RGB", (margin + len(pairs) * (side + margin), label + 2 * (side + margin + 18)), "white")
+    tall = label + 2 * (side + margin + 18)
+    bands = -(-len(columns) // wide)
+    sheet = Image.new("RGB", (margin + wide * (side + margin), bands * tall), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, (example, plain, guided) in enumerate(pairs):
-        x = margin + column * (side + margin)
-        words, lines = example.caption.split(), [""]
+    for number, (caption, what, *pair) in enumerate(columns):
+        x, top = margin + number % wide * (side + margin), number // wide * tall
+        words, lines = caption.split(), [""]
         for word in words:
             fits = draw.textlength(f"{lines[-1]} {word}", font) <= side
             lines[-1:] = [f"{lines[-1]} {word}".strip()] if fits else [lines[-1], word]
-        draw.text((x, 4), "\n".join(lines), "black", font)
-        for row, (title, picture) in enumerate((("without highlights", plain), ("with highlights", guided))):
-            y = label + row * (side + margin + 18)
+        draw.text((x, top + 4), "\n".join(lines), "black", font)
+        for row, (title, picture) in enumerate(zip((f"without {what}", f"with {what}"), pair, strict=True)):
+            y = top + label + row * (side + margin + 18)
             draw.text((x, y), title, "#666666", font)
-            sheet.paste(with_strokes(picture, example), (x, y + 18))
+            sheet.paste(picture, (x, y + 18))
     return sheet
 
 
@@ -153,23 +160,37 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     client = HostClient(args.host)
-    workflow = to_prompt(on_shapeworld(load_workflow(WORKFLOW), SIDE), client.object_info())
-    rows, pairs, paths = [], [], []
+    info = client.object_info()
+    workflow = to_prompt(on_shapeworld(load_workflow(WORKFLOW), SIDE), info)
+    count = len(EXAMPLES) + len(demo_controls.FAMILIES)
+    rows, columns, paths = [], [], []
+
+    def keep(name: str, picture: Image.Image) -> None:
+        paths.append(args.out / f"{name}.png")
+        picture.save(paths[-1])
+
     for number, example in enumerate(EXAMPLES, start=1):
-        print(f"{number}/{len(EXAMPLES)}: {example.caption}", flush=True)
+        print(f"{number}/{count}: {example.caption}", flush=True)
         graph = graph_of(workflow, example)
         plain, guided = pictures(client, graph, client.run_workflow(graph)["outputs"])
-        pairs.append((example, plain, guided))
-        for name, picture in (("plain", plain), ("highlighted", guided)):
-            paths.append(args.out / f"{number}-{name}.png")
-            picture.save(paths[-1])
+        columns.append((example.caption, "highlights", with_strokes(plain, example), with_strokes(guided, example)))
+        keep(f"{number}-plain", plain)
+        keep(f"{number}-highlighted", guided)
         before, after = read(np.array(plain)), read(np.array(guided))
         for highlight in parse(example.document).highlights:
             stroke = coverage(highlight.instances[0].shapes, SIDE, SIDE)
             where = [place_of(found, highlight.phrase, stroke) for found in (before, after)]
             rows.append({"prompt": number, "phrase": highlight.phrase, "without": where[0], "with": where[1]})
-    paths.append(args.out / "contact-sheet.png")
-    contact_sheet(pairs).save(paths[-1])
+    demo_controls.prepare(client)
+    for number, family in enumerate(demo_controls.FAMILIES, start=len(EXAMPLES) + 1):
+        print(f"{number}/{count}: {family.title}: {family.caption}", flush=True)
+        made, place, row = demo_controls.run(client, family, info)
+        rows.append(row)
+        marked = [enlarged(demo_controls.outlined(picture, place)) for picture in made]
+        columns.append((family.caption, family.title, *marked))
+        for name, picture in zip(("plain", "controlled"), made, strict=True):
+            keep(f"{number}-{name}", Image.fromarray(picture))
+    keep("contact-sheet", contact_sheet(columns))
     show(rows)
     print("\n".join(str(path) for path in paths))
 

@@ -3,12 +3,12 @@
     python dev.py bench expansion [--count N] [--seed S] [--out FILE] [--images FOLDER] [--scores FILE]
 
 Each subject stands alone on a plain old background. Everything around its exact mask is painted by shapeworld's
-inpainting UNet (stock InpaintModelConditioning), eight seeds a subject; the prompt names the subject, another object
-and a new background; then the subject's own pixels are put back. expansion: what the scene reader finds in the
-subject's colour and connected to it, outside its mask and farther than BAND pixels from it, as a share of the picture;
-relative: over the subject's area; grown: share of the pictures where that is more than a tenth. prompt_satisfied: mean
-of "the background has its colour" and "the other object is there". Rows of single pictures are means over all seeds;
-best-of-8 takes the picture that expands least.
+inpainting UNet (stock InpaintModelConditioning), eight seeds a subject, without and with the ControlNet that was
+trained for it; the prompt names the subject, another object and a new background; then the subject's own pixels are put
+back. expansion: what the scene reader finds in the subject's colour and connected to it, outside its mask and farther
+than BAND pixels from it, as a share of the picture; relative: over the subject's area; grown: share of the pictures
+where that is more than a tenth. prompt_satisfied: mean of "the background has its colour" and "the other object is
+there". Rows of single pictures are means over all seeds; best-of-8 takes the picture that expands least.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -25,7 +26,7 @@ from ..guidance.expansion.measure import expansion
 from ..shapeworld.reader import object_of, read
 from ..shapeworld.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, caption, random_thing, render
 from . import table
-from .sampling import INPAINT, SCALE, STEPS, World, decode_all, encode, load_world, sample
+from .sampling import INPAINT, SCALE, STEPS, World, control_file, decode_all, encode, load_world, sample
 from .scores import add_scores_option, keep, resumed
 from .shapeworld import image_seed
 from .sheets import add_images_option, save_sheet
@@ -35,8 +36,13 @@ SEEDS = 8
 NOISE_MASK = False  # the kept latents are not forced: on this small grid few cells are all subject
 BAND = 3.0  # pixels at the rim that reader and autoencoder may err by
 GROWN = 0.1
-METHODS = ("plain", "guard")
-ROWS = ("plain", "guard", "best-of-8", "guard+best-of-8")
+METHODS = PLAIN, GUARD, CONTROLNET, BOTH = "plain", "guard", "controlnet", "controlnet+guard"
+BEST = f"best-of-{SEEDS}"
+ROWS = {method: method for method in METHODS} | {
+    BEST: PLAIN,
+    f"{GUARD}+{BEST}": GUARD,
+    f"{CONTROLNET}+{BEST}": CONTROLNET,
+}
 
 
 @dataclass(frozen=True)
@@ -94,12 +100,13 @@ def score(image: np.ndarray, case: Case, mask: np.ndarray) -> dict[str, float]:
 
 
 class Painter:
-    """Paints backgrounds with shapeworld's inpainting UNet."""
+    """Paints backgrounds with shapeworld's inpainting UNet, with and without the ControlNet."""
 
     def __init__(self, world: World) -> None:
         import nodes
 
-        self.world, self.prepare = world, nodes.InpaintModelConditioning()
+        self.world, self.prepare, self.apply = world, nodes.InpaintModelConditioning(), nodes.ControlNetApplyAdvanced()
+        self.control: Any = None
 
     def paint(self, case: Case, seed: int, method: str, settings: dict | None = None) -> tuple[np.ndarray, np.ndarray]:
         """-> SEEDS pictures uint8, and the subject's mask, bool."""
@@ -108,7 +115,7 @@ class Painter:
         picture, (cover,) = render(Scene((case.subject,), case.old))
         mask = cover > 0.5
         model = self.world.model
-        if method == "guard":
+        if method in (GUARD, BOTH):
             model = guard.attach(model, [mask.astype(np.float32)], **(settings or {}))
         sides = [encode(self.world.clip, text) for text in (case.caption, "")]
         with torch.inference_mode():
@@ -116,8 +123,18 @@ class Painter:
             hole = torch.from_numpy(~mask)[None].float()
             positive, negative, latent = self.prepare.encode(*sides, pixels, self.world.vae, hole, NOISE_MASK)
             latent = {**latent, "samples": latent["samples"].repeat(SEEDS, 1, 1, 1)}
+            if method in (CONTROLNET, BOTH):
+                positive, negative = self.controlled(positive, negative, torch.from_numpy(1 - cover)[None].float())
         painted = decode_all(self.world.vae, sample(model, positive, negative, seed, latent=latent)[0])
         return np.where(mask[..., None], picture, painted), mask
+
+    def controlled(self, positive: list, negative: list, ground: Any) -> tuple[list, list]:
+        """Both CONDITIONINGs under the ControlNet, as Salient Background does it. ground (1, H, W): 1 = paint, soft."""
+        from ..models.inpaint_files import load_control_net
+
+        self.control = self.control or load_control_net(control_file("salient_object"), "control_net_name")
+        hint = ground[..., None].expand(-1, -1, -1, 3)
+        return self.apply.apply_controlnet(positive, negative, self.control, hint, 1.0, 0.0, 1.0)
 
 
 def subject_scores(
@@ -136,8 +153,7 @@ def subject_scores(
 
 def summary(row: str, found: list[dict[str, list[dict]]]) -> dict:
     """One row of the table. found: by subject, what `subject_scores` gives."""
-    method = "guard" if row.startswith("guard") else row if row in METHODS else "plain"
-    pictures = [one for scores in found for one in _chosen(scores[method], row.endswith("best-of-8"))]
+    pictures = [one for scores in found for one in _chosen(scores[ROWS[row]], row.endswith(BEST))]
     means = {
         key: float(np.mean([one[key] for one in pictures])) for key in ("expansion", "relative", "prompt_satisfied")
     }

@@ -1,4 +1,4 @@
-"""Does Local Structure give a region the reference's edges, and leave the rest alone? Shapeworld, no adapter.
+"""Do Local Structure and local adapters give a region the reference's edges, and leave the rest alone?
 
     python dev.py bench local-control [--count N] [--seed S] [--out FILE] [--images FOLDER] [--scores FILE]
 
@@ -6,16 +6,20 @@ Each case is a drawn scene as reference, its caption as prompt, and as region a 
 edge_f1_inside: F1 of the edges in the region, 2 pixels tolerance, against the scene's; precision and recall likewise.
 structure: the node with its own settings. structure-second-pass: the finished unguided image, its region made anew from
 noise (Set Latent Noise Mask) with structure from the start and no feather; overhead counts both passes.
+adapter: T2I-Adapters trained on shapeworld for as many steps each, given the scene's edges and the region as they were
+trained to have them: ours (features and hint masked), paper (features masked, as published), global (an ordinary
+adapter, its hint masked).
 outside_change: mean absolute difference from the unguided image of the same seed outside the region, in levels of 0 to
 255. A decoder carries some of the region's content around the whole picture; outside_own is the change without that:
-the latent cells that the region does not touch, decoded among those of the unguided image. structure-unmasked is the
-same guidance with the whole image as region; outside_share and own_share: outside_change and outside_own over those of
-structure-unmasked. overhead: processor time of sampling over that of the unguided run.
+the latent cells that the region does not touch, decoded among those of the unguided image. unmasked: with the whole
+image as region; outside_share and own_share: outside_change and outside_own over those of the same method unmasked.
+overhead: processor time of sampling over that of the unguided run.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -27,14 +31,27 @@ from ..guidance.local import edges, score
 from ..guidance.regions import raster
 from ..shapeworld.scenes import Scene, random_scene, render
 from . import table
-from .sampling import SCALE, SIDE, STEPS, World, decode, encode, load_world, sample
+from .sampling import SCALE, SIDE, STEPS, World, control_file, decode, encode, load_world, sample
 from .scores import add_scores_option, keep, resumed
 from .shapeworld import image_seed
 from .sheets import add_images_option, save_sheet
 
 NAME = "local-control"
 MARGIN = 0.06  # of the region around the object, in shares of the side
-UNGUIDED, MASKED, AGAIN, UNMASKED = ROWS = "unguided", "structure", "structure-second-pass", "structure-unmasked"
+UNGUIDED = "unguided"
+MASKED, AGAIN, UNMASKED = STRUCTURE = "structure", "structure-second-pass", "structure-unmasked"
+# rows of adapters: file, and what the region is put on (None: no region)
+ADAPTERS = {
+    "adapter": ("local", "both"),
+    "adapter-unmasked": ("local", None),
+    "adapter-paper": ("local_paper", "features"),
+    "adapter-paper-unmasked": ("local_paper", None),
+    "adapter-global": ("local_global", "hint"),
+    "adapter-global-unmasked": ("local_global", None),
+}
+ROWS = UNGUIDED, *STRUCTURE, *ADAPTERS
+# rows that are the same without a region, for shares
+WHOLE = {row: UNMASKED for row in STRUCTURE} | {row: f"{row.removesuffix('-unmasked')}-unmasked" for row in ADAPTERS}
 SECOND = {"start_percent": 0.1, "feather": 0.0}  # settings of the second pass
 METRICS = ("edge_f1_inside", "precision", "recall", "outside_change", "outside_own")
 
@@ -74,31 +91,55 @@ def scores(image: np.ndarray, plain: np.ndarray, picture: np.ndarray, region: np
     }
 
 
-def scene_scores(world: World, seed: int, index: int, images: Path | None = None) -> dict[str, dict[str, float | None]]:
-    """One case. -> {row: {metric: value}}; None: nothing was found that could be precise."""
+def controlled(both: list[list], picture: np.ndarray, region: np.ndarray, row: str) -> tuple[list, list]:
+    """Both CONDITIONINGs under an adapter, as Apply Masked Control makes them. row: of ADAPTERS."""
+    import torch
+
+    import nodes
+
+    from ..guidance.local.adapter_control import AdapterControl
+    from ..guidance.local.region import Region
+    from ..models import adapter_files
+
+    name, where = ADAPTERS[row]
+    control = AdapterControl(adapter_files.load(control_file(name), adapter_files.KINDS[0]))
+    if where is not None:
+        control = control.with_region(Region(torch.from_numpy(region)[None], where))
+    hint = torch.from_numpy(edges.canny(picture.astype(np.float32) / 255).astype(np.float32))
+    hint = hint[None, ..., None].expand(-1, -1, -1, 3)
+    return nodes.ControlNetApplyAdvanced().apply_controlnet(*both, control, hint, 1.0, 0.0, 1.0)
+
+
+def scene_scores(
+    world: World, seed: int, index: int, rows: Sequence[str] = ROWS[1:], images: Path | None = None
+) -> dict[str, dict[str, float | None]]:
+    """One case, unguided and the ``rows``. -> {row: {metric: value}}; None: nothing was found that could be precise."""
     import torch
 
     scene, picture, region = case(seed, index)
-    positive, negative = encode(world.clip, scene.caption), encode(world.clip, "")
-    models = {
-        UNGUIDED: world.model,
-        MASKED: guided(world, picture, region),
-        UNMASKED: guided(world, picture, np.ones_like(region)),
-    }
-    latents, seconds, free = {}, {}, torch.from_numpy(raster.resample(region, SIDE // 8, SIDE // 8) == 0)
-    for row, model in models.items():
-        latents[row], seconds[row] = sample(model, positive, negative, image_seed(seed, index))
-    again = {"samples": latents[UNGUIDED], "noise_mask": torch.from_numpy(region)[None, None]}
-    model = guided(world, picture, region, **SECOND)
-    latents[AGAIN], second = sample(model, positive, negative, image_seed(seed, index) + 1, latent=again)
-    seconds[AGAIN] = seconds[UNGUIDED] + second
-    made = {row: decode(world.vae, latents[row]) for row in ROWS}
+    both = [encode(world.clip, scene.caption), encode(world.clip, "")]
+    free = torch.from_numpy(raster.resample(region, SIDE // 8, SIDE // 8) == 0)
+    first, plain = sample(world.model, *both, image_seed(seed, index))
+    latents, seconds = {UNGUIDED: first}, {UNGUIDED: plain}
+    for row in rows:
+        if row == AGAIN:
+            again = {"samples": first, "noise_mask": torch.from_numpy(region)[None, None]}
+            model = guided(world, picture, region, **SECOND)
+            latents[row], second = sample(model, *both, image_seed(seed, index) + 1, latent=again)
+            seconds[row] = plain + second
+        elif row in ADAPTERS:
+            prompts = controlled(both, picture, region, row)
+            latents[row], seconds[row] = sample(world.model, *prompts, image_seed(seed, index))
+        else:
+            model = guided(world, picture, region if row == MASKED else np.ones_like(region))
+            latents[row], seconds[row] = sample(model, *both, image_seed(seed, index))
+    made = {row: decode(world.vae, latent) for row, latent in latents.items()}
     found = {}
     for row, image in made.items():
         found[row] = scores(image, made[UNGUIDED], picture, region)
-        own = decode(world.vae, torch.where(free, latents[row], latents[UNGUIDED]))
+        own = decode(world.vae, torch.where(free, latents[row], first))
         found[row] |= {"outside_own": scores(own, made[UNGUIDED], picture, region)["outside_change"]}
-        found[row] |= {"seconds": seconds[row], "plain": seconds[UNGUIDED]}
+        found[row] |= {"seconds": seconds[row], "plain": plain}
     line = outline(region)[..., None]
     shown = {"reference": picture} | made
     shown = {name: np.where(line, np.uint8([255, 0, 255]), one) for name, one in shown.items()}
@@ -123,7 +164,7 @@ def summaries(found: list[dict]) -> list[dict]:
         return fmean(known) if known else None
 
     def share(row: str, metric: str) -> float | None:
-        whole = mean(UNMASKED, metric)
+        whole = mean(WHOLE[row], metric) if row in WHOLE else None
         return mean(row, metric) / whole if whole else None
 
     return [
@@ -146,10 +187,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     options = table.arguments(NAME, __doc__.splitlines()[0], count=100, add=add_options)
     done = resumed(options.scores)
-    missing = [index for index in range(options.count) if index not in done]
-    world = load_world() if missing else None
-    for index in tqdm(missing, desc=NAME, unit="scene"):
-        keep(done, index, scene_scores(world, options.seed, index, options.images), options.scores)
+    world = None
+    for index in tqdm(range(options.count), desc=NAME, unit="scene"):
+        if missing := [row for row in ROWS if row not in done.get(index, {})]:
+            world = world or load_world()
+            rows = [row for row in missing if row != UNGUIDED]
+            keep(done, index, scene_scores(world, options.seed, index, rows, options.images), options.scores)
     command = table.command(NAME, options.count, options.seed)
     rows = summaries([done[index] for index in range(options.count)])
     table.write(NAME, rows, command, options.out, sampler="euler", steps=STEPS, scale=SCALE)

@@ -2,14 +2,15 @@
 
     python dev.py bench saliency [--count N] [--seed S] [--out FILE] [--images FOLDER] [--scores FILE]
 
-The spot is a Gaussian at random, with no regard to the prompt. One predictor without weights guides and selects, the
-other judges; in the rows named "swapped" they change places. Every figure is the judge's, averaged over prompts:
+The spot is a Gaussian at random, with no regard to the prompt; the guidance and the ControlNet, which was trained on
+shapeworld, get it as their map. One predictor without weights guides and selects, the other judges; in the rows named
+"swapped" they change places. Every figure is the judge's, averaged over prompts:
 attention_share: of the attention, in the spot's area down to half of its height (area_share of the picture). cc: with
 the spot. presence: share of the prompt's objects that are there. object_on_target: share of images with one of them on
 the spot's centre. others: objects that nobody asked for, an image. best-of-8 is the image whose map, by the guide, has
 the highest cc; the rows without it are the means of all eight. shuffled_share, shuffled_cc: the same images against the
 spots of other prompts. centre-bias: what the middle of the picture earns. gain: attention_share over that of unguided.
-overhead: processor time over that without guidance.
+overhead: processor time over that of unguided.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ..guidance.saliency.maps import centre_bias, gaussians, parse_blobs
 from ..shapeworld.reader import presence, read
 from . import table
 from .prompts import Prompt, two_object_prompts
-from .sampling import SCALE, SIDE, STEPS, World, decode_all, encode, load_world, sample
+from .sampling import SCALE, SIDE, STEPS, World, control_file, decode_all, encode, load_world, sample
 from .scores import add_scores_option, keep, resumed
 from .shapeworld import image_seed
 from .sheets import add_images_option, save_sheet
@@ -39,7 +40,9 @@ PLACES = 0.22, 0.78  # where its centre may be, across and down
 OTHERS = 4  # spots of other prompts that shuffled figures are averaged over
 SIGNATURE, CLASSIC = "signature", "classic"
 DIRECTIONS = {"": (SIGNATURE, CLASSIC), "-swapped": (CLASSIC, SIGNATURE)}  # suffix of rows: guide, judge
-ROWS = ("unguided", "guidance", f"best-of-{IMAGES}", f"guidance+best-of-{IMAGES}")
+UNGUIDED, GUIDANCE, CONTROLNET = METHODS = "unguided", "guidance", "controlnet"
+BEST = f"best-of-{IMAGES}"
+ROWS = (*METHODS, BEST, *(f"{method}+{BEST}" for method in METHODS[1:]))  # of METHODS, then the best of each
 METRICS = ("attention_share", "cc", "presence", "object_on_target", "others", "shuffled_share", "shuffled_cc")
 
 
@@ -94,38 +97,56 @@ def guided(world: World, predictor: Any, target: np.ndarray) -> Any:
     return attach(world.model, predictor, decoder, wish, Steps(iterations=1))
 
 
+def controlled(positive: list, negative: list, target: np.ndarray) -> list[list]:
+    """Both CONDITIONINGs under the ControlNet that was trained on shapeworld, as the node makes them."""
+    import comfy.controlnet
+
+    from ..guidance.saliency import control
+
+    network = comfy.controlnet.load_controlnet(str(control_file("saliency")))
+    return control.apply({"positive": positive, "negative": negative}, network, target[None], 1.0, (0.0, 1.0))
+
+
 def prompt_scores(
-    world: World, eyes: dict[str, Any], index: int, prompt: Prompt, seed: int, images: Path | None = None
+    world: World,
+    eyes: dict[str, Any],
+    index: int,
+    prompt: Prompt,
+    seed: int,
+    methods: Sequence[str] = METHODS[1:],
+    images: Path | None = None,
 ) -> dict[str, dict[str, float]]:
-    """One prompt. -> {row: {metric: value}}."""
+    """One prompt: the rows of unguided and of the ``methods``. -> {row: {metric: value}}."""
     import torch
 
     target = spot(seed, index)
     others = [spot(seed, index + k) for k in range(1, OTHERS + 1)]
-    positive, negative = encode(world.clip, prompt.caption), encode(world.clip, "")
+    prompts = encode(world.clip, prompt.caption), encode(world.clip, "")
     empty = {"samples": torch.zeros(IMAGES, 4, SIDE // 8, SIDE // 8)}
 
-    def make(model: Any) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
+    def make(model: Any, both: Sequence[list] = prompts) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
         """-> images, maps by predictor, seconds."""
-        latent, seconds = sample(model, positive, negative, image_seed(seed, index), latent=empty)
+        latent, seconds = sample(model, *both, image_seed(seed, index), latent=empty)
         made = decode_all(world.vae, latent)
         given = torch.from_numpy(made).float() / 255
         return made, {name: predictor.predict(given).numpy() for name, predictor in eyes.items()}, seconds
 
-    plain = make(world.model)
-    found, shown = {}, {"unguided": plain[0][0]}
+    made = {UNGUIDED: make(world.model)}
+    if CONTROLNET in methods:
+        made[CONTROLNET] = make(world.model, controlled(*prompts, target))
+    plain, found, shown = made[UNGUIDED][2], {}, {UNGUIDED: made[UNGUIDED][0][0]}
     for suffix, (guide, judge) in DIRECTIONS.items():
-        steered = make(guided(world, eyes[guide], target))
-        for (all_of_them, best_one), (made, maps, seconds) in zip(
-            (ROWS[::2], ROWS[1::2]), (plain, steered), strict=True
-        ):
-            scores = [score(*both, prompt, target, others) for both in zip(made, maps[judge], strict=True)]
+        if GUIDANCE in methods:
+            made[GUIDANCE] = make(guided(world, eyes[guide], target))
+        for method, (pictures, maps, seconds) in made.items():
+            row, best_row = method + suffix, ROWS[METHODS.index(method) + len(METHODS)] + suffix
+            scores = [score(*both, prompt, target, others) for both in zip(pictures, maps[judge], strict=True)]
             best = int(np.argmax([metrics.cc(one, target) for one in maps[guide]]))
             mean = {name: float(np.mean([one[name] for one in scores])) for name in METRICS}
-            found[all_of_them + suffix] = mean | {"seconds": seconds, "plain": plain[2]}
-            found[best_one + suffix] = scores[best] | {"seconds": seconds, "plain": plain[2]}
-            shown[best_one + suffix] = made[best]
-        shown["guidance" + suffix] = steered[0][0]
+            found[row] = mean | {"seconds": seconds, "plain": plain}
+            found[best_row] = scores[best] | {"seconds": seconds, "plain": plain}
+            shown |= {row: pictures[0]} if method != UNGUIDED else {}
+            shown[best_row] = pictures[best]
     line = target >= 0.5
     inside = line & np.roll(line, 1, 0) & np.roll(line, 1, 1) & np.roll(line, -1, 0) & np.roll(line, -1, 1)
     marked = {name: np.where((line & ~inside)[..., None], np.uint8([255, 0, 255]), one) for name, one in shown.items()}
@@ -138,13 +159,14 @@ def summaries(found: list[dict], seed: int) -> list[dict]:
     middle, targets = centre_bias(SIDE, SIDE), [spot(seed, index) for index in range(len(found))]
     rows = []
     for suffix, (guide, judge) in DIRECTIONS.items():
-        base = _mean(found, ROWS[0] + suffix, "attention_share")
+        base = _mean(found, UNGUIDED + suffix, "attention_share")
         for row in ROWS:
             name = row + suffix
             values = {metric: _mean(found, name, metric) for metric in METRICS}
             seconds, plain = (sum(one[name][key] for one in found) for key in ("seconds", "plain"))
             gain = {"gain": values["attention_share"] / base, "overhead": seconds / plain}
-            rows.append({"row": name, "guide": guide if row != ROWS[0] else "", "judge": judge, **values, **gain})
+            led = guide if row not in (UNGUIDED, CONTROLNET) else ""
+            rows.append({"row": name, "guide": led, "judge": judge, **values, **gain})
     centre = {
         "row": "centre-bias",
         "attention_share": float(np.mean([share(middle, target) for target in targets])),
@@ -166,12 +188,16 @@ def main() -> None:
     options = table.arguments(NAME, __doc__.splitlines()[0], count=100, add=add_options)
     done = resumed(options.scores)
     prompts = list(enumerate(two_object_prompts(options.seed, options.count)))
-    missing = [(index, prompt) for index, prompt in prompts if index not in done]
+    missing = [
+        (index, prompt, methods)
+        for index, prompt in prompts
+        if (methods := [method for method in METHODS[1:] if method not in done.get(index, {})])
+    ]
     if missing:
         world = load_world()
         eyes = predictors()
-        for index, prompt in tqdm(missing, desc=NAME, unit="prompt"):
-            found = prompt_scores(world, eyes, index, prompt, options.seed, options.images)
+        for index, prompt, methods in tqdm(missing, desc=NAME, unit="prompt"):
+            found = prompt_scores(world, eyes, index, prompt, options.seed, methods, options.images)
             keep(done, index, found, options.scores)
     rows = summaries([done[index] for index, _ in prompts], options.seed)
     area = float(np.mean([(spot(options.seed, index) >= 0.5).mean() for index, _ in prompts]))

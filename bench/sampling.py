@@ -19,6 +19,7 @@ SCHEDULER = "normal"
 SIDE = 128
 WEIGHTS = ROOT / "shapeworld" / "nodes" / "shapeworld.safetensors"
 INPAINT = WEIGHTS.with_stem("shapeworld_inpaint")
+CONTROLS = WEIGHTS.parent / "controlnet"  # ControlNets and adapters that were trained on shapeworld
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,23 @@ def load_world(weights: Path = WEIGHTS, inpaint: Path | None = None) -> World:
     """Shapeworld through its loader node's code, on the GPU where torch has one. inpaint: INPAINT for the UNet with 9
     channels."""
     for path in (weights, inpaint):
-        if path is not None and not path.is_file():
-            raise FileNotFoundError(f"no shapeworld weights at {path}: train and export them (shapeworld/README.md)")
+        if path is not None:
+            _there(path)
     import torch
 
     import_host(cpu=not torch.cuda.is_available())
     return World(*_loader().load(weights, inpaint))
+
+
+def control_file(name: str) -> Path:
+    """Of the ControlNet or adapter shapeworld_NAME. Raises FileNotFoundError."""
+    return _there(CONTROLS / f"shapeworld_{name}.safetensors")
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"no shapeworld weights at {path}: train and export them (shapeworld/README.md)")
+    return path
 
 
 def _loader() -> ModuleType:

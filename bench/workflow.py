@@ -11,13 +11,15 @@ from typing import Any
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 MUTED, BYPASSED = 2, 4
-# loaders of models that shapeworld cannot use: what comes before the name of a stand-in's file
-LOADERS = {"ControlNetLoader": "", "LimelightGLIGENLoader": "", "LimelightInpaintControlNetLoader": "inpaint_"}
-LOADERS["LimelightAdapterLoader"] = "adapter_"
+# loaders of models beside the checkpoint; what was trained on shapeworld, by a word in the name of the user's file
+LOADERS = {"ControlNetLoader", "LimelightGLIGENLoader", "LimelightInpaintControlNetLoader", "LimelightAdapterLoader"}
+TRAINED = {"gazefusion": "shapeworld_saliency.safetensors", "t2iadapter_canny": "shapeworld_local.safetensors"}
+TRAINED["photo-background"] = "shapeworld_salient_object.safetensors"
 HANDS_ON = {"LimelightControlRegion"}  # nodes whose output is such a model again
 MERGES = {"LimelightRegions", "LimelightCoAdapter"}  # nodes that have nothing to do without one
 MODEL_IS_OPTIONAL = {"LimelightSalientBackground", "LimelightEcomInpaint"}  # nodes that also run without such a model
-INPAINT = Path(__file__).parents[1] / "shapeworld" / "nodes" / "shapeworld_inpaint.safetensors"  # may not be there
+NODES = Path(__file__).parents[1] / "shapeworld" / "nodes"
+INPAINT = NODES / "shapeworld_inpaint.safetensors"  # it and those of TRAINED may not be there
 PRODUCT = Path(__file__).with_name("product.png")  # stands in for the user's picture: a circle, cut out by its alpha
 EDGES = [0.05, 0.1]  # thresholds of Canny: PRODUCT is nearly as bright as its ground
 # places of widths and heights among a node's widgets
@@ -90,8 +92,8 @@ def load_workflow(path: Path) -> dict:
 
 
 def on_shapeworld(workflow: dict, side: int = 128, stand_in: str = "") -> dict:
-    """The workflow with shapeworld's loader for the checkpoint loader, its longer side ``side`` pixels, and PRODUCT for
-    pictures that it loads (of the host's input folder, see `copy_product`).
+    """The workflow with shapeworld's loader for the checkpoint loader, its longer side ``side`` pixels, what was
+    trained on it for other models, and PRODUCT for pictures (of the host's input folder, see `copy_product`).
 
     stand_in: the file, of shapeworld's sizes, that the loaders of other models take. Without one, the nodes that use
     those models are bypassed, or go without.
@@ -106,8 +108,8 @@ def on_shapeworld(workflow: dict, side: int = 128, stand_in: str = "") -> dict:
             inpaints = "inpaint" in values[0] and INPAINT.is_file()
             loader = "ShapeworldInpaintLoader" if inpaints else "ShapeworldLoader"
             node.update(type=loader, widgets_values=[], properties={})
-        elif node["type"] in LOADERS and stand_in:
-            node["widgets_values"] = [LOADERS[node["type"]] + stand_in]
+        elif node["type"] in LOADERS:
+            values[0] = trained(values[0]) or stand_in or values[0]
         elif node["type"] == "LoadImage":
             node["widgets_values"] = [PRODUCT.name, "image"]
         elif node["type"] == "Canny":
@@ -115,14 +117,25 @@ def on_shapeworld(workflow: dict, side: int = 128, stand_in: str = "") -> dict:
         for place in PIXELS.get(node["type"], ()):
             values[place] = round(values[place] * side / max(sides))
     if not stand_in:
-        loaders = {node["id"] for node in nodes if node["type"] in LOADERS.keys() | HANDS_ON}
-        users = {link[3] for link in workflow["links"] if link[1] in loaders}
-        users |= {node["id"] for node in nodes if node["type"] in MERGES}
+        kinds, links = {node["id"]: node["type"] for node in nodes}, workflow["links"]
+        known = {
+            node["id"] for node in nodes if node["type"] in LOADERS and node["widgets_values"][0] in TRAINED.values()
+        }
+        loaders = {number for number, kind in kinds.items() if kind in LOADERS} - known
+        loaders |= {link[3] for link in links if link[1] in loaders and kinds[link[3]] in HANDS_ON}
+        users = {link[3] for link in links if link[1] in loaders}
+        users |= {link[3] for link in links if link[1] in users and kinds[link[3]] in MERGES}
         without = {node["id"] for node in nodes if node["type"] in MODEL_IS_OPTIONAL}
-        unused = {link[1] for link in workflow["links"] if link[1] in loaders and link[3] in without}
+        unused = {link[1] for link in links if link[1] in loaders and link[3] in without}
         for node in nodes:
             node["mode"] = BYPASSED if node["id"] in users - without | unused else node.get("mode", 0)
     return workflow
+
+
+def trained(name: str) -> str:
+    """The file that was trained on shapeworld in place of a user's, or ""."""
+    found = next((file for word, file in TRAINED.items() if word in name), "")
+    return found if (NODES / "controlnet" / found).is_file() else ""
 
 
 def of_type(prompt: dict[str, dict], class_type: str) -> list[dict]:

@@ -6,11 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from adapter_weights import full
 from gligen_weights import random_gligen
 from safetensors.torch import save_file
-
-from limelight.bench.workflow import LOADERS
 
 STAND_IN = "shapeworld_random.safetensors"  # name of the files that tests write
 HINT = (3, 16, 16, 32, 32, 96, 96, 256)  # channels between a ControlNet's first layers; then come the UNet's own
@@ -18,17 +15,12 @@ WEAK = 0.1  # gain of a ControlNet's last layers: felt, but the model is not dro
 
 
 def write(models: Path, name: str) -> None:
-    """Write ControlNets, a GLIGEN and a T2I-Adapter of this file name into a host's folder of models; the names of the
-    adapter and of the ControlNet with nine input channels begin as `on_shapeworld` wants. Needs the imported host."""
+    """Write a ControlNet and a GLIGEN of this file name into a host's folder of models. Needs the imported host."""
     from limelight.shapeworld.nodes import load
 
     network = load()[0].model.diffusion_model
     width = network.input_blocks[1][1].transformer_blocks[0].attn2.to_k.in_features
     files = {f"controlnet/{name}": control_net(network), f"gligen/{name}": random_gligen(network, width)}
-    files[f"controlnet/{LOADERS['LimelightInpaintControlNetLoader']}{name}"] = inpainting(control_net(network))
-    widths = tuple(layers[0].out_channels for layers in network.input_blocks[1::2])
-    adapter = {key: value * WEAK**0.25 for key, value in full(192, widths).items()}
-    files[f"controlnet/{LOADERS['LimelightAdapterLoader']}{name}"] = adapter
     for file, state in files.items():
         (models / file).parent.mkdir(parents=True, exist_ok=True)
         save_file(state, models / file)

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from limelight.bench import local_control
-from limelight.bench.local_control import AGAIN, MASKED, ROWS, UNGUIDED, UNMASKED, case, outline, scores, summaries
+from limelight.bench.local_control import (
+    ADAPTERS,
+    AGAIN,
+    MASKED,
+    ROWS,
+    UNGUIDED,
+    UNMASKED,
+    case,
+    outline,
+    scores,
+    summaries,
+)
 from limelight.shapeworld.scenes import render_mask
 
 
@@ -35,13 +46,29 @@ def test_the_table():
         found = dict.fromkeys(local_control.METRICS, 0.5) | {"edge_f1_inside": f1, "outside_change": change}
         return found | {"precision": None, "seconds": 2.0, "plain": 1.0}
 
+    adapters = {row: one(0.8, 20 if "unmasked" in row else 5) for row in ADAPTERS}
     found = [
-        {UNGUIDED: one(0.2, 0), MASKED: one(f1, 1.5), AGAIN: one(0.9, 1), UNMASKED: one(1, 15)} for f1 in (0.5, 0.7)
+        {UNGUIDED: one(0.2, 0), MASKED: one(f1, 1.5), AGAIN: one(0.9, 1), UNMASKED: one(1, 15), **adapters}
+        for f1 in (0.5, 0.7)
     ]
     rows = {row["row"]: row for row in summaries(found)}
     assert tuple(rows) == ROWS and rows[MASKED]["edge_f1_inside"] == pytest.approx(0.6)
     assert rows[MASKED]["outside_share"] == pytest.approx(0.1) and rows[UNMASKED]["outside_share"] == 1
+    assert rows["adapter"]["outside_share"] == rows["adapter-global"]["outside_share"] == pytest.approx(0.25)
+    assert rows[UNGUIDED]["outside_share"] is None
     assert rows[MASKED]["precision"] is None and rows[MASKED]["overhead"] == 2
+
+
+def test_one_scene_in_little(host, monkeypatch, tmp_path):
+    from limelight.bench import sampling
+
+    monkeypatch.setattr(sampling, "STEPS", 3)
+    world = sampling.load_world()
+    found = local_control.scene_scores(world, 0, 0, ("adapter", "adapter-paper", "adapter-global"), tmp_path)
+    assert list(found) == [UNGUIDED, "adapter", "adapter-paper", "adapter-global"]
+    changes = [one["outside_change"] for one in found.values()]
+    assert changes[0] == 0 and min(changes[1:]) > 0 and len(set(changes)) == 4
+    assert (tmp_path / "0000.png").is_file()
 
 
 def test_later_steps_cost_no_more_than_with_the_hosts_adapter(sd15):

@@ -64,3 +64,15 @@ def test_rows():
     )
     assert summary("best-of-8", found)["prompt_satisfied"] == 0.5
     assert summary("guard+best-of-8", found)["relative"] == 0
+
+
+def test_one_subject_in_little(host, monkeypatch, tmp_path):
+    from limelight.bench import expansion, sampling
+
+    monkeypatch.setattr(sampling, "STEPS", 3)
+    monkeypatch.setattr(expansion, "SEEDS", 3)
+    painter = expansion.Painter(sampling.load_world(inpaint=sampling.INPAINT))
+    pictures = {method: painter.paint(CASE, 0, method)[0] for method in expansion.METHODS}
+    assert all(len(made) == 3 and made.dtype == np.uint8 for made in pictures.values())
+    assert len({made.tobytes() for made in pictures.values()}) == len(expansion.METHODS)
+    assert set(expansion.subject_scores(painter, 0, CASE, 0, ["controlnet"], tmp_path)) == {"controlnet"}

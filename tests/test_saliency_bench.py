@@ -66,8 +66,9 @@ def test_one_prompt_in_little(host, monkeypatch, tmp_path):
     monkeypatch.setattr(sampling, "STEPS", 3)
     monkeypatch.setattr(bench, "IMAGES", 2)
     world = sampling.load_world()
-    found = bench.prompt_scores(world, bench.predictors(), 0, PROMPT, 0, tmp_path)
+    found = bench.prompt_scores(world, bench.predictors(), 0, PROMPT, 0, images=tmp_path)
     assert set(found) == {row + suffix for suffix in bench.DIRECTIONS for row in bench.ROWS}
     assert all(set(one) == {*bench.METRICS, "seconds", "plain"} for one in found.values())
     assert found["unguided"]["presence"] == found["unguided-swapped"]["presence"]
-    assert found["guidance"] != found["guidance-swapped"] and (tmp_path / "0000.png").is_file()
+    assert found["guidance"] != found["guidance-swapped"] and found["controlnet"] != found["unguided"]
+    assert (tmp_path / "0000.png").is_file()

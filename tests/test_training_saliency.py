@@ -112,6 +112,7 @@ def test_every_option_of_the_hint_at_once(prediction, samples, tmp_path):
         "--validation_steps",
         "2",
     )
+    more += ("--export_dtype", "float16")
     options = saliency_options(tmp_path, *FEW, *more, "--num_validation_images", "2", "--log_steps", "3")
     _, files = train_saliency(tiny_base(prediction=prediction), options, reader(samples))
     lines = log.read(tmp_path)
@@ -120,6 +121,7 @@ def test_every_option_of_the_hint_at_once(prediction, samples, tmp_path):
     assert Image.open(tmp_path / "validation" / "step-00000002.png").size == (3 * 64, 2 * 64)
     with safe_open(files[0], "pt") as file:
         assert file.metadata()["limelight.hint"].startswith("red: attract")
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
 
 
 def test_the_consistency_loss_pulls_attention_to_the_map():

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
 from typing import Any
 
 
@@ -29,9 +30,21 @@ class HostClient:
     def request(self, path: str, body: Any = None, timeout: float = 60) -> bytes:
         """GET `path`, or POST `body` as JSON; -> the answer's bytes. Raises urllib.error.HTTPError as it comes."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"} if data else {})
+        return self._send(path, data, "application/json", timeout)
+
+    def _send(self, path: str, data: bytes | None, kind: str, timeout: float = 60) -> bytes:
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": kind} if data else {})
         with self._opener.open(request, timeout=timeout) as answer:
             return answer.read()
+
+    def upload(self, name: str, image: bytes) -> None:
+        """Put an image into the host's input folder, over one of that name."""
+        border = uuid.uuid4().hex
+        head = f'Content-Disposition: form-data; name="image"; filename="{name}"\r\nContent-Type: image/png'
+        over = 'Content-Disposition: form-data; name="overwrite"\r\n\r\ntrue'
+        parts = [over.encode(), head.encode() + b"\r\n\r\n" + image]
+        body = b"".join(b"--%s\r\n%s\r\n" % (border.encode(), part) for part in parts)
+        self._send("/upload/image", body + f"--{border}--\r\n".encode(), f"multipart/form-data; boundary={border}")
 
     def json(self, path: str, body: Any = None) -> Any:
         """As `request`, with the answer parsed."""

@@ -257,6 +257,7 @@ def _exported(
     if not accelerator.is_main_process:
         return []
     with averaged(average, weights):
+        nn.Module.to(task.network, getattr(torch, options.export_dtype))  # diffusers' own warns of what is meant
         files = task.export(options.output_dir)
     for path in files:
         say(f"wrote {path}")

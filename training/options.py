@@ -15,6 +15,7 @@ from ..guidance.errors import LimelightError
 from .noise import PREDICTIONS
 
 PRECISIONS = "no", "fp16", "bf16"
+DTYPES = "float32", "float16", "bfloat16"
 SCHEDULERS = "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
 MULTIPLE = 64  # of pixels: what every level of every UNet divides
 
@@ -70,6 +71,7 @@ def parser(module: str, text: str, presets: Mapping[str, Mapping[str, Any]] | No
     add("--resume_from_checkpoint", metavar="NAME", help="'latest', or the name or path of one")
     add("--validation_steps", type=int, default=500, metavar="N", help="0: never (default %(default)s)")
     add("--num_validation_images", type=int, default=4, metavar="N", help="(default %(default)s)")
+    add("--export_dtype", choices=DTYPES, default=DTYPES[0], help="of the weights at the end (default %(default)s)")
     add("--log_steps", type=int, default=10, metavar="N", help="how often the log is written (default %(default)s)")
     return made
 

@@ -1,6 +1,7 @@
 """Development-only ComfyUI nodes: load shapeworld as an ordinary MODEL, CLIP and VAE of the host.
 
-A custom-node folder by itself (the host sees it as ``limelight_shapeworld``): it imports nothing from the pack.
+A custom-node folder by itself (the host sees it as ``limelight_shapeworld``): it imports nothing from the pack. The
+ControlNets and the adapter that were trained on shapeworld are among those that the host's loaders offer.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 
 WEIGHTS = Path(__file__).resolve().parent / "shapeworld.safetensors"
 INPAINT = WEIGHTS.with_stem("shapeworld_inpaint")
+CONTROLS = WEIGHTS.parent / "controlnet"
 
 
 def load(path: Path = WEIGHTS, inpaint: Path | None = None):
@@ -80,7 +82,10 @@ def load_vae(state: dict, vae_config: dict):
 
 
 async def comfy_entrypoint():
+    import folder_paths
     from comfy_api.latest import ComfyExtension, io
+
+    folder_paths.add_model_folder_path("controlnet", str(CONTROLS))
 
     class ShapeworldLoader(io.ComfyNode):
         @classmethod

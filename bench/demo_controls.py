@@ -1,0 +1,167 @@
+"""The demo's further families, each by its example workflow with the control that was trained on shapeworld."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from ..guidance.expansion.measure import expansion
+from ..guidance.local import edges, score
+from ..shapeworld.reader import read
+from ..shapeworld.scenes import Scene, Thing, render
+from ..tools.client import HostClient
+from ..tools.in_process import ROOT
+from .local_control import outline
+from .sampling import SCALE, SCHEDULER, SIDE, STEPS
+from .workflow import PRODUCT, load_workflow, of_type, on_shapeworld, to_prompt
+
+BAND = 3.0  # pixels at the rim that reader and autoencoder may err by
+SPOT = {"x": 0.72, "y": 0.3, "sx": 0.12, "sy": 0.12, "angle": 0, "amplitude": 1.0, "mode": "attract"}
+BOX = 0.08, 0.1, 0.56, 0.62  # left, top, right, bottom
+DRAWN = Scene((Thing("bar", "yellow", 0.32, 0.36, 0.36, 0.14, 0.7), Thing("circle", "blue", 0.74, 0.72, 0.16)), "gray")
+PICTURE = "limelight_demo.png"  # of the local control, in the host's input folder
+
+Graph = dict[str, dict]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One workflow and how its effect is measured. steers: the node whose strength is 0 in the picture without.
+
+    drawn: values of widgets by node type. measure(picture, outlined) -> a number, printed as `what`; picture uint8
+    (SIDE, SIDE, 3); outlined: the place that is drawn around, bool (SIDE, SIDE).
+    """
+
+    title: str
+    workflow: str
+    steers: str
+    caption: str
+    seed: int
+    what: str
+    measure: Callable[[np.ndarray, np.ndarray], float]
+    drawn: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def attention_share(picture: np.ndarray, outlined: np.ndarray) -> float:
+    """Of the attention, by the predictor without weights, within the outline."""
+    import torch
+
+    from ..models.classic_saliency import ClassicSaliency
+
+    seen = ClassicSaliency().predict(torch.from_numpy(picture)[None].float() / 255)[0].numpy()
+    return float(seen[outlined].sum() / seen.sum())
+
+
+def growth(picture: np.ndarray, outlined: np.ndarray) -> float:
+    """Of the subject, of PRODUCT's colour, beyond its mask, as a share of its area."""
+    after = np.zeros(outlined.shape, bool)
+    for thing in read(picture):
+        after |= thing.mask if thing.colour == "red" else False
+    return expansion(outlined, after, BAND)[0]["attached"]
+
+
+def edge_f1(picture: np.ndarray, outlined: np.ndarray) -> float:
+    """Of the edges within the outline, against those of DRAWN."""
+    wanted, made = (edges.canny(image.astype(np.float32) / 255) for image in (render(DRAWN, SIDE)[0], picture))
+    return score.match(made, wanted, outlined)["f1"]
+
+
+SHAPE = {"type": "box", "box": list(BOX)}
+FAMILIES = (
+    Family(
+        "saliency",
+        "saliency_controlnet",
+        "LimelightSaliencyApply",
+        "a green circle and a blue bar on a gray background",
+        5,
+        "attention share",
+        attention_share,
+        {"LimelightSaliencyEditor": {"blobs": json.dumps({"version": 1, "blobs": [SPOT]})}},
+    ),
+    Family(
+        "salient object",
+        "product_background_sd2",
+        "LimelightSalientBackground",
+        "a red circle and a blue bar on a black background",
+        6,
+        "growth",
+        growth,
+    ),
+    Family(
+        "local control",
+        "local_adapter_region",
+        "LimelightMaskedAdapterApply",
+        "a yellow bar and a blue circle on a gray background",
+        7,
+        "edge F1",
+        edge_f1,
+        {
+            "LoadImage": {"image": PICTURE},
+            "LimelightHighlightCanvas": {
+                "highlights": json.dumps(
+                    {"version": 1, "highlights": [{"phrase": "here", "instances": [{"shapes": [SHAPE]}]}]}
+                )
+            },
+        },
+    ),
+)
+
+
+def prepare(client: HostClient) -> None:
+    """Put the pictures that the workflows load into the host's input folder."""
+    stream = io.BytesIO()
+    Image.fromarray(render(DRAWN, SIDE)[0]).save(stream, "PNG")
+    client.upload(PICTURE, stream.getvalue())
+    client.upload(PRODUCT.name, PRODUCT.read_bytes())
+
+
+def graph_of(family: Family, info: dict) -> Graph:
+    """The family's workflow on shapeworld, with its caption, seed and drawings."""
+    graph = to_prompt(on_shapeworld(load_workflow(ROOT / "workflows" / f"{family.workflow}.json"), SIDE), info)
+    prompt = next(node for node in of_type(graph, "CLIPTextEncode") if node["inputs"]["text"])
+    prompt["inputs"]["text"] = family.caption
+    for kind, values in family.drawn.items():
+        for node in of_type(graph, kind):
+            node["inputs"] |= values
+    common = {"seed": family.seed, "steps": STEPS, "cfg": SCALE, "sampler_name": "euler", "scheduler": SCHEDULER}
+    for node in of_type(graph, "KSampler"):
+        node["inputs"] |= common
+    return graph
+
+
+def place_of(family: Family, graph: Graph) -> Graph:
+    """A node that shows the mask that the steering node gets, to be added to the graph."""
+    inputs = of_type(graph, family.steers)[0]["inputs"]
+    return {"place": {"class_type": "MaskPreview", "inputs": {"mask": inputs.get("mask", inputs.get("saliency"))}}}
+
+
+def run(client: HostClient, family: Family, info: dict) -> tuple[list[np.ndarray], np.ndarray, dict]:
+    """-> the picture without and the one with control, uint8 (SIDE, SIDE, 3); the place, bool; a row of the table."""
+    graph = graph_of(family, info)
+    without = copy.deepcopy(graph)
+    for node in of_type(without, family.steers):
+        node["inputs"]["strength"] = 0.0
+    made = []
+    for each in (without, graph):
+        outputs = client.run_workflow(each | place_of(family, graph))["outputs"]
+        (saved,) = (key for key, node in each.items() if node["class_type"] == "SaveImage")
+        made.append(_pixels(client, outputs[saved]))
+        place = _pixels(client, outputs["place"])[..., 0] >= 128
+    values = [f"{family.what} {family.measure(picture, place):.2f}" for picture in made]
+    row = {"prompt": family.title, "phrase": family.caption, "without": values[0], "with": values[1]}
+    return made, place, row
+
+
+def _pixels(client: HostClient, output: dict) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(client.file(output["images"][0]))).convert("RGB"))
+
+
+def outlined(picture: np.ndarray, place: np.ndarray) -> Image.Image:
+    """The picture with the place's rim drawn in."""
+    return Image.fromarray(np.where(outline(place)[..., None], np.uint8([255, 0, 255]), picture))
