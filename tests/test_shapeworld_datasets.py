@@ -18,3 +18,15 @@ def test_the_mask_is_that_of_one_object(form, tmp_path):
         inside = np.asarray(one["mask"]) > 200
         assert 0.02 < inside.mean() < 0.2 and one["text"].endswith("background")
         assert np.asarray(one["image"])[inside].std(0).max() < 12  # of one colour
+
+
+def test_a_map_is_bright_on_an_object_and_often_on_one_of_several(tmp_path):
+    write("saliency", tmp_path, 12, 0, "imagefolder")
+    shares = []
+    for one in samples(tmp_path, ("saliency",)):
+        picture, seen = np.asarray(one["image"], float), np.asarray(one["saliency"], float)
+        ground = np.median(picture.reshape(-1, 3), 0)
+        thing = np.abs(picture - ground).max(-1) > 40
+        assert seen.max() == 255 and seen[thing].mean() > 2 * seen[~thing].mean()
+        shares.append((seen[thing] > 64).mean())
+    assert min(shares) < 0.7 < max(shares)  # some leave objects dark
