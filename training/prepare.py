@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from ..guidance.errors import LimelightError
@@ -235,7 +236,7 @@ class Masks:
         if not self.files:
             raise LimelightError(f"--masks {folder}: found no pictures in it or below. Expected masks.")
 
-    def read(self, path: Path) -> Any:
+    def read(self, path: Path) -> Image.Image:
         """The mask of a picture as it is stored. Raises BrokenPicture if there is none, or two, or it is broken."""
         found = self.files.get(path.with_suffix("").as_posix() + self.suffix)
         if found is None:
@@ -249,3 +250,20 @@ class Masks:
             return pictures.read(self.folder / found)
         except pictures.BrokenPicture as error:
             raise pictures.BrokenPicture(f"mask {kind_of(str(error))}: {found}: {error}") from None
+
+
+def with_masks(
+    samples: Iterable[dict[str, Any]],
+    masks: Masks,
+    made: Callable[[Image.Image, tuple[int, int]], Image.Image],
+    report: Report,
+) -> Iterator[dict[str, Any]]:
+    """Adds "mask" to what `opened` yields. made: a mask as it is stored, (width, height) of its picture -> the mask;
+    those that it refuses with a BrokenPicture are reported, as broken ones are, and left out."""
+    for sample in samples:
+        try:
+            mask = made(masks.read(sample["path"]), sample["image"].size)
+        except pictures.BrokenPicture as error:
+            report(sample["path"].as_posix(), str(error))
+            continue
+        yield sample | {"mask": mask}

@@ -15,6 +15,7 @@ import argparse
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,33 +79,23 @@ def build(options: argparse.Namespace, device: Any) -> prepare.Make:
     def make(items: Iterable[prepare.Item], report: Report) -> Iterator[dict[str, Any]]:
         samples = prepare.opened(items, options, report)
         if masks is not None:
-            samples = with_masks(samples, masks, options.labels, report)
+            samples = prepare.with_masks(samples, masks, partial(stored_mask, labels=options.labels), report)
         cut = cut_out(samples, options, report)
         return captions.captioned(cut, caption, options.batch, report, options.no_captions)
 
     return make
 
 
-def with_masks(
-    samples: Iterable[dict[str, Any]], masks: prepare.Masks, labels: bool, report: Report
-) -> Iterator[dict[str, Any]]:
-    """Adds "mask", as large as the picture: what is stored, mode L."""
-    for sample in samples:
-        try:
-            stored = masks.read(sample["path"])
-            if labels:
-                if stored.mode not in ("P", "L"):
-                    raise pictures.BrokenPicture(
-                        f"no label map: of kind {stored.mode}, expected an indexed or grey PNG"
-                    )
-                mask = Image.fromarray(np.asarray(stored).copy())  # the indices themselves
-            else:
-                mask = pictures.stretched(pictures.grey(stored))
-            mask = pictures.fitted(mask, sample["image"].size, resampling(labels))
-        except pictures.BrokenPicture as error:
-            report(sample["path"].as_posix(), str(error))
-            continue
-        yield sample | {"mask": mask}
+def stored_mask(stored: Image.Image, size: tuple[int, int], labels: bool) -> Image.Image:
+    """What is stored, mode L, as large as its picture; of label maps the numbers of the classes. Raises
+    BrokenPicture."""
+    if not labels:
+        mask = pictures.stretched(pictures.grey(stored))
+    elif stored.mode in ("P", "L"):
+        mask = Image.fromarray(np.asarray(stored).copy())  # the indices themselves
+    else:
+        raise pictures.BrokenPicture(f"no label map: of kind {stored.mode}, expected an indexed or grey PNG")
+    return pictures.fitted(mask, size, resampling(labels))
 
 
 def cut_out(samples: Iterable[dict[str, Any]], options: argparse.Namespace, report: Report) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ import argparse
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,31 +67,26 @@ def build(options: argparse.Namespace, device: Any) -> prepare.Make:
     caption = captions.captioner(options, options.images, device)
 
     def make(items: Iterable[prepare.Item], report: Report) -> Iterator[dict[str, Any]]:
-        both = with_masks(prepare.opened(items, options, report), masks, options.invert_masks, report)
+        samples = prepare.opened(items, options, report)
+        both = prepare.with_masks(samples, masks, partial(fitted_mask, invert=options.invert_masks), report)
         cut = cut_out(both, options, report)
         return captions.captioned(cut, caption, options.batch, report, options.no_captions)
 
     return make
 
 
-def with_masks(
-    samples: Iterable[dict[str, Any]], masks: prepare.Masks, invert: bool, report: Report
-) -> Iterator[dict[str, Any]]:
-    """Adds "mask", white for the object, as large as the picture. Empty and inverted ones are reported, left out."""
-    for sample in samples:
-        try:
-            mask = object_mask(masks.read(sample["path"]))
-            mask = pictures.fitted(ImageOps.invert(mask) if invert else mask, sample["image"].size)
-            values = np.asarray(mask)
-            if values.max() < 128:
-                raise pictures.BrokenPicture("empty mask")
-            border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
-            if border.mean() > 255 * BORDER:
-                raise pictures.BrokenPicture("mask white along the border: is it --invert_masks?")
-        except pictures.BrokenPicture as error:
-            report(sample["path"].as_posix(), str(error))
-            continue
-        yield sample | {"mask": mask}
+def fitted_mask(stored: Image.Image, size: tuple[int, int], invert: bool) -> Image.Image:
+    """A stored mask, white for the object, as large as its picture. Raises BrokenPicture also for an empty one and for
+    one that seems to be inverted."""
+    mask = object_mask(stored)
+    mask = pictures.fitted(ImageOps.invert(mask) if invert else mask, size)
+    values = np.asarray(mask)
+    if values.max() < 128:
+        raise pictures.BrokenPicture("empty mask")
+    border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    if border.mean() > 255 * BORDER:
+        raise pictures.BrokenPicture("mask white along the border: is it --invert_masks?")
+    return mask
 
 
 def object_mask(image: Image.Image) -> Image.Image:
