@@ -22,7 +22,7 @@ from .architectures.unet import Block
 from .bias_joint import JointRun
 from .bias_methods import METHODS, BiasMethod, Layout
 from .capture import differentiable
-from .descent import percent_of
+from .descent import time_of
 from .propagation import REGIONS
 from .scenes import Scene, tell_apart
 from .step import size_of
@@ -147,9 +147,7 @@ class _Run:
         rows = [self.scenes.get(one) for one in given.get("uuids", ())]
         if not any(rows) or not self.low <= float(sigma[0]) <= self.high:
             return given
-        numbered = getattr(self.model_sampling, "num_timesteps", 0)  # others count time in units of their own
-        timestep = float(self.model_sampling.timestep(sigma[:1]))
-        time = timestep / numbered if numbered else 1 - percent_of(self.model_sampling, sigma)
+        time = time_of(self.model_sampling, sigma)
         forward = _Forward(self, rows, x.shape[0], context.shape[1], time, given.get(REGIONS, {}))
         latent = tuple(x.shape[-2:])
         replace = {name: dict(group) for name, group in given.get("patches_replace", {}).items()}

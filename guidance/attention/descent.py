@@ -125,10 +125,20 @@ def latent_scale(model_sampling: Any, sigma: float) -> float:
 
 def percent_of(model_sampling: Any, sigma: torch.Tensor) -> float:
     """Where sigma lies on the noise schedule: 0 = pure noise, 1 = the finished image."""
-    last = getattr(model_sampling, "num_timesteps", 0) - 1
-    if last < 0:  # of flow models and others without numbered times, which count time in units of their own
-        return _percent_at(model_sampling, float(sigma[0]))
-    return 1 - float(model_sampling.timestep(sigma[:1])) / last
+    return 1 - _time(model_sampling, sigma, 1)
+
+
+def time_of(model_sampling: Any, sigma: torch.Tensor) -> float:
+    """t / T, as published code counts it: of a thousand times pure noise is 0.999, the finished image 0."""
+    return _time(model_sampling, sigma, 0)
+
+
+def _time(model_sampling: Any, sigma: torch.Tensor, fewer: int) -> float:
+    """The number of sigma's time over how many times there are, less `fewer`."""
+    count = getattr(model_sampling, "num_timesteps", 0)
+    if not count:  # flow models and others without numbered times, which count time in units of their own
+        return 1 - _percent_at(model_sampling, float(sigma[0]))
+    return float(model_sampling.timestep(sigma[:1])) / (count - fewer)
 
 
 def _percent_at(model_sampling: Any, sigma: float) -> float:
