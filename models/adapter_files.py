@@ -7,6 +7,7 @@ four. Inside the pack the original names are used.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,6 +129,17 @@ def diffusers_names(network: Adapter) -> tuple[dict[str, torch.Tensor], dict[str
         "num_res_blocks": form.blocks,
     }
     return state, config
+
+
+def write_diffusers(folder: Path, network: Adapter, about: dict[str, str]) -> Path:
+    """Write a network as its folder for diffusers. about: metadata of the weights. -> their file. Raises LimelightError
+    for forms that diffusers does not have, before anything is written."""
+    state, config = diffusers_names(network)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "diffusion_pytorch_model.safetensors"
+    files.write_whole(file, {key: value.contiguous() for key, value in state.items()}, about)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return file
 
 
 def metadata(network: Adapter, **more: str) -> dict[str, str]:

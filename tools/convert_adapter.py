@@ -6,7 +6,6 @@ OUT: a .safetensors file; for diffusers a folder, which gets the weights and the
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -33,22 +32,14 @@ def main() -> int:
 
 def export(source: Path, target: Path, layout: str, kind: str = "automatic") -> Path:
     """Read an adapter of any layout and write it. -> the file with its weights."""
-    from safetensors.torch import save_file
+    from ..models import adapter_files, files
 
-    from ..models import adapter_files
-
-    network = adapter_files.load(source, kind)
-    if layout == "original":
-        state, file = network.state_dict(), target
-    else:
-        state, config = adapter_files.diffusers_names(network)
-        file = target / "diffusion_pytorch_model.safetensors"
-        target.mkdir(parents=True, exist_ok=True)
-        (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    state = {key: value.contiguous() for key, value in state.items()}
-    mode = adapter_files.mask_mode(source)
-    save_file(state, file, adapter_files.metadata(network, **({"mask_mode": mode} if mode else {})))
-    return file
+    network, mode = adapter_files.load(source, kind), adapter_files.mask_mode(source)
+    about = adapter_files.metadata(network, **({"mask_mode": mode} if mode else {}))
+    if layout != "original":
+        return adapter_files.write_diffusers(target, network, about)
+    files.write_whole(target, {key: value.contiguous() for key, value in network.state_dict().items()}, about)
+    return target
 
 
 if __name__ == "__main__":

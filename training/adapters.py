@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -112,9 +111,6 @@ def write(folder: Path, name: str, network: Adapter, about: dict[str, str]) -> l
     """NAME.safetensors in the original layout, for ComfyUI, and, if diffusers has this form, the folder NAME for it."""
     found = [export.write(folder / f"{name}.safetensors", network.state_dict(), about)]
     try:
-        state, config = adapter_files.diffusers_names(network)
+        return [*found, adapter_files.write_diffusers(folder / name, network, about)]
     except LimelightError:
         return found
-    file = export.write(folder / name / "diffusion_pytorch_model.safetensors", state, about)
-    (folder / name / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return [*found, file]
