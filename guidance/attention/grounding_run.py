@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from .. import run_hook
 from ..errors import LimelightError
 from .grounding import Grounding, add_residual
 from .propagation import REGIONS
@@ -20,10 +21,7 @@ WRAPPER = "limelight_gligen"
 
 def with_hook(*conditionings: list) -> list[list]:
     """CONDITIONINGs whose grounded entries bring the run's wrappers along."""
-    import comfy.hooks
-
-    group = comfy.hooks.HookGroup()
-    group.add(_hook())
+    group = run_hook.group_of(_hook())
     combined: dict = {}  # entries that shared their hooks go on sharing them
     return [
         [entry if grounding_of(entry[1]) is None else _with_hooks(entry, group, combined) for entry in conditioning]
@@ -53,9 +51,7 @@ def sampler_sample(executor, guider, *args, **kwargs):
             patcher.model.check_fits(guider.inner_model.diffusion_model)
             if name in NEGATIVE:
                 cond["gligen"] = ("position", patcher, grounding.with_(entries=[]))
-            hooks = cond.get("hooks")
-            if hooks is not None and len(hooks) == 1 and hooks.contains(_hook()):
-                del cond["hooks"]  # it has done its work; the host joins conditionings of equal hooks only
+            run_hook.take_off(cond, _hook())
     return executor(guider, *args, **kwargs)
 
 
@@ -88,18 +84,7 @@ def _at(cond: dict, sigma: float, latent: tuple[int, int], model_sampling: Any, 
 
 @functools.cache
 def _hook() -> Any:
-    """One for all, so that the host registers it once a run."""
-    import comfy.hooks
-    from comfy.patcher_extension import WrappersMP
-
-    wrappers = {
-        WrappersMP.SAMPLER_SAMPLE: {WRAPPER: [sampler_sample]},
-        WrappersMP.CALC_COND_BATCH: {WRAPPER: [calc_cond_batch]},
-    }
-    return comfy.hooks.TransformerOptionsHook(
-        {"wrappers": wrappers, "patches": {"attn2_output_patch": [add_residual]}},
-        hook_scope=comfy.hooks.EnumHookScope.AllConditioning,
-    )
+    return run_hook.make(WRAPPER, sampler_sample, calc_cond_batch, patches={"attn2_output_patch": [add_residual]})
 
 
 def _with_hooks(entry: list, group: Any, combined: dict) -> list:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from .. import run_hook
 from .view import AREAS, Areas
 
 WRAPPER = "limelight_local"
@@ -16,21 +17,14 @@ WRAPPER = "limelight_local"
 
 def hooks() -> Any:
     """A group with the hook, for a control's `extra_hooks`."""
-    import comfy.hooks
-
-    group = comfy.hooks.HookGroup()
-    group.add(_hook())
-    return group
+    return run_hook.group_of(_hook())
 
 
 def sampler_sample(executor, guider, *args, **kwargs):
-    """Wrapper of SAMPLER_SAMPLE: takes the hook off the conditionings. It has done its work, and the host would go back
-    and forth between conditionings with a hook and those without."""
+    """Wrapper of SAMPLER_SAMPLE: takes the hook off the conditionings."""
     for entries in guider.conds.values():
         for cond in entries:
-            group = cond.get("hooks")
-            if group is not None and len(group) == 1 and group.contains(_hook()):
-                del cond["hooks"]
+            run_hook.take_off(cond, _hook())
     return executor(guider, *args, **kwargs)
 
 
@@ -51,14 +45,4 @@ def calc_cond_batch(executor, model, conds, x_in, timestep, model_options):
 
 @functools.cache
 def _hook() -> Any:
-    """One for all, so that the host registers it once a run."""
-    import comfy.hooks
-    from comfy.patcher_extension import WrappersMP
-
-    wrappers = {
-        WrappersMP.SAMPLER_SAMPLE: {WRAPPER: [sampler_sample]},
-        WrappersMP.CALC_COND_BATCH: {WRAPPER: [calc_cond_batch]},
-    }
-    return comfy.hooks.TransformerOptionsHook(
-        {"wrappers": wrappers}, hook_scope=comfy.hooks.EnumHookScope.AllConditioning
-    )
+    return run_hook.make(WRAPPER, sampler_sample, calc_cond_batch)
