@@ -56,6 +56,37 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def lora_names(model) -> dict[str, str]:
+    """A LoRA's names of every cross-attention query -> the model's own."""
+    return {
+        "lora_unet_" + key.removeprefix("diffusion_model.").removesuffix(".weight").replace(".", "_"): key
+        for key in model.model.state_dict()
+        if key.endswith("attn2.to_q.weight")
+    }
+
+
+def lora(model, seed: int = 3) -> dict[str, torch.Tensor]:
+    """A random LoRA on every cross-attention query."""
+    generator = torch.Generator().manual_seed(seed)
+    weights, state = {}, model.model.state_dict()
+    for name, key in lora_names(model).items():
+        weights[f"{name}.lora_up.weight"] = torch.randn(state[key].shape[0], 2, generator=generator)
+        weights[f"{name}.lora_down.weight"] = torch.randn(2, state[key].shape[1], generator=generator) * 0.2
+    return weights
+
+
+def lora_hook(model):
+    """The same, which the host patches in for one conditioning while it samples."""
+    import comfy.hooks
+    import comfy.lora
+
+    weights = lora(model)
+    hooks = comfy.hooks.create_hook_lora(weights, 1.0, 1.0)
+    for hook in hooks.hooks:
+        hook.weights, hook.need_weight_init = comfy.lora.load_lora(weights, lora_names(model)), False
+    return hooks
+
+
 def with_override(model, override):
     """A clone of the model on which another pack has put its own attention."""
     model = model.clone()

@@ -7,9 +7,9 @@ import itertools
 
 import pytest
 import torch
-from guided_runs import BAR, CIRCLE, EVERYWHERE, conditioning, noise, sample, untouched
+from guided_runs import BAR, CIRCLE, EVERYWHERE, conditioning, lora_hook, noise, sample, untouched
 from guided_runs import attach as guide
-from test_promises import control_net, lora
+from test_promises import control_net
 
 from limelight.guidance.attention import bias
 from limelight.guidance.attention.architectures.unet import all_blocks
@@ -68,23 +68,6 @@ def _left(tensor):
     mask = torch.zeros_like(tensor)
     mask[..., : tensor.shape[-1] // 2] = 1
     return tensor * mask
-
-
-def lora_hook(model):
-    """A LoRA that the host patches in for one conditioning while it samples."""
-    import comfy.hooks
-    import comfy.lora
-
-    names = {
-        "lora_unet_" + key.removeprefix("diffusion_model.").removesuffix(".weight").replace(".", "_"): key
-        for key in model.model.state_dict()
-        if key.endswith("attn2.to_q.weight")
-    }
-    hooks = comfy.hooks.create_hook_lora(lora(model), 1.0, 1.0)
-    for hook in hooks.hooks:
-        hook.weights = comfy.lora.load_lora(lora(model), names)
-        hook.need_weight_init = False
-    return hooks
 
 
 def positive(model, parts) -> list:

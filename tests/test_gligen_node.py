@@ -6,7 +6,7 @@ import pytest
 import torch
 from gligen_runs import differ, sample
 from gligen_weights import gligen_of, in_diffusers, random_gligen
-from guided_runs import BAR, CIRCLE, attach, conditioning, look, noise, prepared
+from guided_runs import BAR, CIRCLE, attach, conditioning, look, lora_hook, noise, prepared
 from safetensors.torch import save_file
 
 from limelight.guidance.attention.grounding import add_residual
@@ -62,20 +62,7 @@ def test_boxes_follow_what_grows_in_the_guided_step(tiny_sd15, ground, told, mon
 
 def test_hooks_of_the_conditioning_are_kept(tiny_sd15, ground):
     """A LoRA on the positive prompt alone acts beside grounding, and is gone afterwards."""
-    import comfy.hooks
-    import comfy.lora
-
-    generator = torch.Generator().manual_seed(3)
-    weights, names = {}, {}
-    for name, value in tiny_sd15.model.state_dict().items():
-        if name.endswith("attn2.to_q.weight"):
-            key = "lora_unet_" + name.removeprefix("diffusion_model.").removesuffix(".weight").replace(".", "_")
-            names[key] = name
-            weights[f"{key}.lora_up.weight"] = torch.randn(value.shape[0], 2, generator=generator)
-            weights[f"{key}.lora_down.weight"] = torch.randn(2, value.shape[1], generator=generator) * 0.2
-    hooks = comfy.hooks.create_hook_lora(weights, 1.0, 1.0)
-    for hook in hooks.hooks:
-        hook.weights, hook.need_weight_init = comfy.lora.load_lora(weights, names), False
+    hooks = lora_hook(tiny_sd15)
     plain, with_lora = conditioning(CIRCLE), conditioning(CIRCLE, hooks=hooks)
     results = [sample(tiny_sd15, *pair) for pair in ([plain], [with_lora], ground(plain), ground(with_lora))]
     for i, one in enumerate(results):

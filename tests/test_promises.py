@@ -6,7 +6,20 @@ import logging
 
 import pytest
 import torch
-from guided_runs import BAR, CIRCLE, attach, conditioning, noise, prepared, sample, untouched, with_override
+from guided_runs import (
+    BAR,
+    CIRCLE,
+    attach,
+    conditioning,
+    lora,
+    lora_hook,
+    lora_names,
+    noise,
+    prepared,
+    sample,
+    untouched,
+    with_override,
+)
 
 
 def moved(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -223,28 +236,11 @@ def test_compiled_and_cached_models_are_probed_without_their_wrappers(tiny_sd15,
         assert moved(sample(cached, positive, steps=6), sample(attach(cached), positive, steps=6))
 
 
-def lora(model, seed=3):
-    """A LoRA on every cross-attention query, in the host's own key names."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name, value in model.model.state_dict().items():
-        if name.endswith("attn2.to_q.weight"):
-            key = "lora_unet_" + name.removeprefix("diffusion_model.").removesuffix(".weight").replace(".", "_")
-            weights[f"{key}.lora_up.weight"] = torch.randn(value.shape[0], 2, generator=generator)
-            weights[f"{key}.lora_down.weight"] = torch.randn(2, value.shape[1], generator=generator) * 0.2
-    return weights
-
-
 def test_loras(tiny_sd15):
     import comfy.lora
 
     model, positive = tiny_sd15.clone(), conditioning(CIRCLE)
-    names = comfy.lora.model_lora_keys_unet(model.model, {})
-    names |= {
-        "lora_unet_" + k.removeprefix("diffusion_model.").removesuffix(".weight").replace(".", "_"): k
-        for k in model.model.state_dict()
-        if k.endswith("attn2.to_q.weight")
-    }
+    names = comfy.lora.model_lora_keys_unet(model.model, {}) | lora_names(model)
     assert model.add_patches(comfy.lora.load_lora(lora(model), names), 1.0)
     plain = sample(model, positive)
     assert moved(sample(tiny_sd15, positive), plain)
@@ -254,20 +250,8 @@ def test_loras(tiny_sd15):
 
 def test_loras_on_the_conditioning(tiny_sd15):
     """The host patches the weights while sampling, conditioning by conditioning."""
-    import comfy.hooks
-    import comfy.lora
-
-    names = {
-        "lora_unet_" + k.removeprefix("diffusion_model.").removesuffix(".weight").replace(".", "_"): k
-        for k in tiny_sd15.model.state_dict()
-        if k.endswith("attn2.to_q.weight")
-    }
-    hooks = comfy.hooks.create_hook_lora(lora(tiny_sd15), 1.0, 1.0)
-    for hook in hooks.hooks:
-        hook.weights = comfy.lora.load_lora(lora(tiny_sd15), names)
-        hook.need_weight_init = False
     before = sample(tiny_sd15, conditioning(CIRCLE))
-    positive = conditioning(CIRCLE, hooks=hooks)
+    positive = conditioning(CIRCLE, hooks=lora_hook(tiny_sd15))
     plain = sample(tiny_sd15, positive)
     assert moved(before, plain)
     assert moved(plain, sample(attach(tiny_sd15), positive))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from guided_runs import conditioning, noise, sample, untouched
-from test_composition import lora_hook
+from guided_runs import conditioning, lora_hook, noise, sample, untouched
 from test_promises import control_net
 
 from limelight.guidance import nudge

@@ -6,7 +6,7 @@ import pytest
 import text_encoders
 import torch
 from guided_runs import BAR, CIRCLE, EVERYWHERE, bound, with_override
-from transformer_models import CROSS, TOKENS, build, close, joint_calls, latent, places, prompt, run, sizes
+from transformer_models import CROSS, TOKENS, build, close, host_mask, joint_calls, latent, places, prompt, run, sizes
 
 from limelight.guidance.attention import joint
 from limelight.guidance.attention.bias import attach
@@ -259,11 +259,7 @@ def test_a_foreign_override_keeps_unbiased_calls_and_gets_no_mask(kind, model):
 
 def test_a_mask_of_the_host_is_kept(host):
     model, x = build("Flux"), latent("Flux")
-    length = places("Flux", (16, 16))[3]
-    mask = torch.zeros(1, length, length)
-    mask[:, :, 7] = -5.0
-    options = {"attention_mask": mask, "attention_mask_img_shape": (8, 8)}
-    positive, weaker = prompt(CIRCLE, **options), prompt(CIRCLE, **{**options, "attention_mask": 0 * mask})
+    positive, weaker = prompt(CIRCLE, **host_mask()), prompt(CIRCLE, **host_mask(0.0))
     biased = attach(model, **EVERYWHERE)
     assert moved(run(biased, weaker, x), run(biased, positive, x))
     assert close(run(biased, weaker, x), run(biased, prompt(CIRCLE), x))

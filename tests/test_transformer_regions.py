@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from guided_runs import BAR, CIRCLE, EVERYWHERE, look, prepared, with_override
-from transformer_models import build, close, joint_calls, latent, places, prompt, run, sizes
+from transformer_models import build, close, host_mask, joint_calls, latent, places, prompt, run, sizes
 
 from limelight.guidance.attention import bias_joint, routes
 from limelight.guidance.attention.bias import attach
@@ -64,14 +64,10 @@ def test_every_call_goes_to_the_kernel_of_another_pack_and_none_has_a_mask(kind,
 
 def test_a_mask_of_the_host_is_kept(host):
     model, x = build("Flux"), latent("Flux")
-    length = places("Flux", (16, 16))[3]
-    mask = torch.zeros(1, length, length)
-    mask[:, :, 7] = -5.0
-    options = {"attention_mask": mask, "attention_mask_img_shape": (8, 8)}
     biased = attach(model, method="regions", **EVERYWHERE)
-    empty = run(biased, prompt(CIRCLE, **{**options, "attention_mask": 0 * mask}), x)
+    empty = run(biased, prompt(CIRCLE, **host_mask(0.0)), x)
     assert close(run(biased, prompt(CIRCLE), x), empty)
-    assert not close(run(biased, prompt(CIRCLE, **options), x), empty, 1e-3)
+    assert not close(run(biased, prompt(CIRCLE, **host_mask()), x), empty, 1e-3)
 
 
 def test_guidance_sees_the_regions(kind, model, monkeypatch):

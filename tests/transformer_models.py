@@ -225,6 +225,15 @@ def places(kind: str, size: tuple[int, int], tokens: int = TOKENS) -> tuple[int,
     return 0, tokens, (h, w), *[tokens + h * w] * 2
 
 
+def host_mask(amount: float = -5.0) -> dict:
+    """Of a prompt for Flux and a latent of 16 x 16: a mask of the host's that adds `amount` to the logits of one
+    column."""
+    length = places("Flux", (16, 16))[3]
+    mask = torch.zeros(1, length, length)
+    mask[:, :, 7] = amount
+    return {"attention_mask": mask, "attention_mask_img_shape": (8, 8)}
+
+
 def joint_calls(kind: str) -> int:
     """Calls in a forward in which text and image meet."""
     return 4 if kind in ("Flux", "Flux2", "Chroma") else 2
