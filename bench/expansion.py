@@ -13,7 +13,6 @@ there". Rows of single pictures are means over all seeds; best-of-8 takes the pi
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ from ..shapeworld.reader import object_of, read
 from ..shapeworld.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, caption, random_thing, render
 from . import table
 from .sampling import INPAINT, SCALE, STEPS, World, control_file, decode_all, encode, load_world, sample
-from .scores import add_scores_option, keep, resumed
+from .scores import add_images_and_scores, keep, resumed
 from .shapeworld import image_seed
-from .sheets import add_images_option, save_sheet
+from .sheets import save_sheet
 
 NAME = "expansion"
 SEEDS = 8
@@ -164,13 +163,8 @@ def _chosen(pictures: list[dict], best: bool) -> list[dict]:
     return [min(pictures, key=lambda one: one["relative"])] if best else pictures
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    add_images_option(parser)
-    add_scores_option(parser)
-
-
 def main() -> None:
-    options = table.arguments(NAME, __doc__.splitlines()[0], count=100, add=add_options)
+    options = table.arguments(NAME, __doc__.splitlines()[0], count=100, add=add_images_and_scores)
     done = resumed(options.scores)
     painter = None
     for index, case in enumerate(tqdm(cases(options.seed, options.count), desc=NAME, unit="subject")):

@@ -18,7 +18,6 @@ overhead: processor time of sampling over that of the unguided run.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -32,9 +31,9 @@ from ..guidance.regions import raster
 from ..shapeworld.scenes import Scene, random_scene, render
 from . import table
 from .sampling import SCALE, SIDE, STEPS, World, control_file, decode, encode, load_world, sample
-from .scores import add_scores_option, keep, resumed
+from .scores import add_images_and_scores, keep, resumed
 from .shapeworld import image_seed
-from .sheets import add_images_option, save_sheet
+from .sheets import save_sheet
 
 NAME = "local-control"
 MARGIN = 0.06  # of the region around the object, in shares of the side
@@ -179,13 +178,8 @@ def summaries(found: list[dict]) -> list[dict]:
     ]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    add_images_option(parser)
-    add_scores_option(parser)
-
-
 def main() -> None:
-    options = table.arguments(NAME, __doc__.splitlines()[0], count=100, add=add_options)
+    options = table.arguments(NAME, __doc__.splitlines()[0], count=100, add=add_images_and_scores)
     done = resumed(options.scores)
     world = None
     for index in tqdm(range(options.count), desc=NAME, unit="scene"):

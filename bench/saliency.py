@@ -15,7 +15,6 @@ overhead: processor time over that of unguided.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,9 @@ from ..shapeworld.reader import presence, read
 from . import table
 from .prompts import Prompt, two_object_prompts
 from .sampling import SCALE, SIDE, STEPS, World, control_file, decode_all, encode, load_world, sample
-from .scores import add_scores_option, keep, resumed
+from .scores import add_images_and_scores, keep, resumed
 from .shapeworld import image_seed
-from .sheets import add_images_option, save_sheet
+from .sheets import save_sheet
 
 NAME = "saliency"
 IMAGES = 8  # of each prompt
@@ -179,13 +178,8 @@ def _mean(found: list[dict], row: str, metric: str) -> float:
     return sum(one[row][metric] for one in found) / len(found)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    add_images_option(parser)
-    add_scores_option(parser)
-
-
 def main() -> None:
-    options = table.arguments(NAME, __doc__.splitlines()[0], count=100, add=add_options)
+    options = table.arguments(NAME, __doc__.splitlines()[0], count=100, add=add_images_and_scores)
     done = resumed(options.scores)
     prompts = list(enumerate(two_object_prompts(options.seed, options.count)))
     missing = [

@@ -6,10 +6,18 @@ import argparse
 import json
 from pathlib import Path
 
+from .sheets import add_images_option
+
 
 def add_scores_option(parser: argparse.ArgumentParser) -> None:
     """--scores FILE"""
     parser.add_argument("--scores", type=Path, help="JSON lines: what is there is not run again, what is run is added")
+
+
+def add_images_and_scores(parser: argparse.ArgumentParser) -> None:
+    """--images FOLDER and --scores FILE"""
+    add_images_option(parser)
+    add_scores_option(parser)
 
 
 def resumed(path: Path | None) -> dict[int, dict]:
