@@ -3,14 +3,14 @@
     python dev.py bench saliency [--count N] [--seed S] [--out FILE] [--images FOLDER] [--scores FILE]
 
 The spot is a Gaussian at random, with no regard to the prompt; the guidance and the ControlNet, which was trained on
-shapeworld, get it as their map. One predictor without weights guides and selects, the other judges; in the rows named
-"swapped" they change places. Every figure is the judge's, averaged over prompts:
-attention_share: of the attention, in the spot's area down to half of its height (area_share of the picture). cc: with
-the spot. presence: share of the prompt's objects that are there. object_on_target: share of images with one of them on
-the spot's centre. others: objects that nobody asked for, an image. best-of-8 is the image whose map, by the guide, has
-the highest cc; the rows without it are the means of all eight. shuffled_share, shuffled_cc: the same images against the
-spots of other prompts. centre-bias: what the middle of the picture earns. gain: attention_share over that of unguided.
-overhead: processor time over that of unguided.
+shapeworld, get it as their map. controlnet: both prompts under the map, as in GazeFusion; -positive: the negative one
+goes without. One predictor without weights guides and selects, the other judges; in the rows named "swapped" they
+change places. Every figure is the judge's, averaged over prompts: attention_share: of the attention, in the spot's area
+down to half of its height (area_share of the picture). cc: with the spot. presence: share of the prompt's objects that
+are there. object_on_target: share of images with one of them on the spot's centre. others: objects that nobody asked
+for, an image. best-of-8 is the image whose map, by the guide, has the highest cc; the rows without it are the means of
+all eight. shuffled_share, shuffled_cc: the same images against the spots of other prompts. centre-bias: what the middle
+of the picture earns. gain: attention_share over that of unguided. overhead: processor time over that of unguided.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ PLACES = 0.22, 0.78  # where its centre may be, across and down
 OTHERS = 4  # spots of other prompts that shuffled figures are averaged over
 SIGNATURE, CLASSIC = "signature", "classic"
 DIRECTIONS = {"": (SIGNATURE, CLASSIC), "-swapped": (CLASSIC, SIGNATURE)}  # suffix of rows: guide, judge
-UNGUIDED, GUIDANCE, CONTROLNET = METHODS = "unguided", "guidance", "controlnet"
+METHODS = "unguided", "guidance", "controlnet", "controlnet-positive"
+UNGUIDED, GUIDANCE, CONTROLNET, POSITIVE = METHODS
 BEST = f"best-of-{IMAGES}"
 ROWS = (*METHODS, BEST, *(f"{method}+{BEST}" for method in METHODS[1:]))  # of METHODS, then the best of each
 METRICS = ("attention_share", "cc", "presence", "object_on_target", "others", "shuffled_share", "shuffled_cc")
@@ -131,8 +132,10 @@ def prompt_scores(
         return made, {name: predictor.predict(given).numpy() for name, predictor in eyes.items()}, seconds
 
     made = {UNGUIDED: make(world.model)}
-    if CONTROLNET in methods:
-        made[CONTROLNET] = make(world.model, controlled(*prompts, target))
+    for method in (CONTROLNET, POSITIVE):
+        if method in methods:
+            both = controlled(*prompts, target)
+            made[method] = make(world.model, both if method == CONTROLNET else (both[0], prompts[1]))
     plain, found, shown = made[UNGUIDED][2], {}, {UNGUIDED: made[UNGUIDED][0][0]}
     for suffix, (guide, judge) in DIRECTIONS.items():
         if GUIDANCE in methods:
@@ -164,7 +167,7 @@ def summaries(found: list[dict], seed: int) -> list[dict]:
             values = {metric: _mean(found, name, metric) for metric in METRICS}
             seconds, plain = (sum(one[name][key] for one in found) for key in ("seconds", "plain"))
             gain = {"gain": values["attention_share"] / base, "overhead": seconds / plain}
-            led = guide if row not in (UNGUIDED, CONTROLNET) else ""
+            led = guide if BEST in row or row == GUIDANCE else ""
             rows.append({"row": name, "guide": led, "judge": judge, **values, **gain})
     centre = {
         "row": "centre-bias",
