@@ -187,7 +187,7 @@ def main() -> None:
         made, place, row = demo_controls.run(client, family, info)
         rows.append(row)
         marked = [enlarged(demo_controls.outlined(picture, place)) for picture in made]
-        columns.append((family.caption, family.title, *marked))
+        columns.append((family.caption, family.adds, *marked))
         for name, picture in zip(("plain", "controlled"), made, strict=True):
             keep(f"{number}-{name}", Image.fromarray(picture))
     keep("contact-sheet", contact_sheet(columns))

@@ -6,7 +6,7 @@ import copy
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -32,20 +32,22 @@ Graph = dict[str, dict]
 
 @dataclass(frozen=True)
 class Family:
-    """One workflow and how its effect is measured. steers: the node whose strength is 0 in the picture without.
+    """One workflow and how its effect is measured. adds: what the picture with it has. steers: the node whose strength
+    is 0 in the picture without.
 
-    drawn: values of widgets by node type. measure(picture, outlined) -> a number, printed as `what`; picture uint8
+    values: of widgets, by node type. measure(picture, outlined) -> a number, printed as `what`; picture uint8
     (SIDE, SIDE, 3); outlined: the place that is drawn around, bool (SIDE, SIDE).
     """
 
     title: str
+    adds: str
     workflow: str
     steers: str
     caption: str
     seed: int
     what: str
     measure: Callable[[np.ndarray, np.ndarray], float]
-    drawn: dict[str, dict[str, str]] = field(default_factory=dict)
+    values: dict[str, dict[str, str | float]]
 
 
 def attention_share(picture: np.ndarray, outlined: np.ndarray) -> float:
@@ -72,37 +74,54 @@ def edge_f1(picture: np.ndarray, outlined: np.ndarray) -> float:
     return score.match(made, wanted, outlined)["f1"]
 
 
+LOOK_HERE = {"LimelightSaliencyEditor": {"blobs": json.dumps({"version": 1, "blobs": [SPOT]})}}
 SHAPE = {"type": "box", "box": list(BOX)}
 FAMILIES = (
     Family(
         "saliency",
+        "the saliency ControlNet",
         "saliency_controlnet",
         "LimelightSaliencyApply",
         "a green circle and a blue bar on a gray background",
         5,
         "attention share",
         attention_share,
-        {"LimelightSaliencyEditor": {"blobs": json.dumps({"version": 1, "blobs": [SPOT]})}},
+        LOOK_HERE,
+    ),
+    Family(
+        "saliency",
+        "saliency guidance",
+        "saliency_guidance",
+        "LimelightSaliencyGuidance",
+        "a red bar and a yellow square on a black background",
+        5,
+        "attention share",
+        attention_share,
+        LOOK_HERE,
     ),
     Family(
         "salient object",
+        "the inpainting ControlNet",
         "product_background_sd2",
         "LimelightSalientBackground",
         "a red circle and a blue bar on a black background",
-        6,
+        11,
         "growth",
         growth,
+        {"LimelightPlaceSubject": {"size": 32.0}},
     ),
     Family(
         "local control",
+        "the local adapter",
         "local_adapter_region",
         "LimelightMaskedAdapterApply",
         "a yellow bar and a blue circle on a gray background",
-        7,
+        12,
         "edge F1",
         edge_f1,
         {
             "LoadImage": {"image": PICTURE},
+            "LimelightMaskedAdapterApply": {"feather": 4.0},
             "LimelightHighlightCanvas": {
                 "highlights": json.dumps(
                     {"version": 1, "highlights": [{"phrase": "here", "instances": [{"shapes": [SHAPE]}]}]}
@@ -122,11 +141,11 @@ def prepare(client: HostClient) -> None:
 
 
 def graph_of(family: Family, info: dict) -> Graph:
-    """The family's workflow on shapeworld, with its caption, seed and drawings."""
+    """The family's workflow on shapeworld, with its caption, seed and values."""
     graph = to_prompt(on_shapeworld(load_workflow(ROOT / "workflows" / f"{family.workflow}.json"), SIDE), info)
     prompt = next(node for node in of_type(graph, "CLIPTextEncode") if node["inputs"]["text"])
     prompt["inputs"]["text"] = family.caption
-    for kind, values in family.drawn.items():
+    for kind, values in family.values.items():
         for node in of_type(graph, kind):
             node["inputs"] |= values
     common = {"seed": family.seed, "steps": STEPS, "cfg": SCALE, "sampler_name": "euler", "scheduler": SCHEDULER}
@@ -138,7 +157,8 @@ def graph_of(family: Family, info: dict) -> Graph:
 def place_of(family: Family, graph: Graph) -> Graph:
     """A node that shows the mask that the steering node gets, to be added to the graph."""
     inputs = of_type(graph, family.steers)[0]["inputs"]
-    return {"place": {"class_type": "MaskPreview", "inputs": {"mask": inputs.get("mask", inputs.get("saliency"))}}}
+    mask = next(inputs[name] for name in ("mask", "saliency", "target") if name in inputs)
+    return {"place": {"class_type": "MaskPreview", "inputs": {"mask": mask}}}
 
 
 def run(client: HostClient, family: Family, info: dict) -> tuple[list[np.ndarray], np.ndarray, dict]:
@@ -147,12 +167,10 @@ def run(client: HostClient, family: Family, info: dict) -> tuple[list[np.ndarray
     without = copy.deepcopy(graph)
     for node in of_type(without, family.steers):
         node["inputs"]["strength"] = 0.0
-    made = []
-    for each in (without, graph):
-        outputs = client.run_workflow(each | place_of(family, graph))["outputs"]
-        (saved,) = (key for key, node in each.items() if node["class_type"] == "SaveImage")
-        made.append(_pixels(client, outputs[saved]))
-        place = _pixels(client, outputs["place"])[..., 0] >= 128
+    saved = min((key for key, node in graph.items() if node["class_type"] == "SaveImage"), key=int)
+    found = [client.run_workflow(each)["outputs"] for each in (without | place_of(family, graph), graph)]
+    made = [_pixels(client, outputs[saved]) for outputs in found]
+    place = _pixels(client, found[0]["place"])[..., 0] >= 128
     values = [f"{family.what} {family.measure(picture, place):.2f}" for picture in made]
     row = {"prompt": family.title, "phrase": family.caption, "without": values[0], "with": values[1]}
     return made, place, row
