@@ -22,11 +22,12 @@ NODES = Path(__file__).parents[1] / "shapeworld" / "nodes"
 INPAINT = NODES / "shapeworld_inpaint.safetensors"  # it and those of TRAINED may not be there
 PRODUCT = Path(__file__).with_name("product.png")  # stands in for the user's picture: a circle, cut out by its alpha
 EDGES = [0.05, 0.1]  # thresholds of Canny: PRODUCT is nearly as bright as its ground
-# places of widths and heights among a node's widgets
+# places of sizes in pixels among a node's widgets
 PIXELS = {"EmptyLatentImage": (0, 1), "EmptyImage": (0, 1), "SolidMask": (1, 2), "LimelightHighlightCanvas": (1, 2)}
 PIXELS |= {"MaskComposite": (0, 1), "LimelightHighlightFromScribbles": (4, 5)}
 PIXELS["LimelightPlaceSubject"] = (0, 1)
 PIXELS["LimelightSaliencyEditor"] = (1, 2)
+PIXELS["LimelightMaskedAdapterApply"] = (4,)
 
 
 def widgets(node_info: dict) -> list[tuple[str, Any]]:
