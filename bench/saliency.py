@@ -10,12 +10,14 @@ down to half of its height (area_share of the picture). cc: with the spot. prese
 are there. object_on_target: share of images with one of them on the spot's centre. others: objects that nobody asked
 for, an image. best-of-8 is the image whose map, by the guide, has the highest cc; the rows without it are the means of
 all eight. shuffled_share, shuffled_cc: the same images against the spots of other prompts. centre-bias: what the middle
-of the picture earns. gain: attention_share over that of unguided. overhead: processor time over that of unguided.
+of the picture earns; drawn: what drawn scenes earn, one of the objects in the spot's centre and the other away from it.
+gain: attention_share over that of unguided. overhead: processor time over that of unguided.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from tqdm import tqdm
 from ..guidance.saliency import metrics
 from ..guidance.saliency.maps import centre_bias, gaussians, parse_blobs
 from ..shapeworld.reader import presence, read
+from ..shapeworld.scenes import Scene, random_thing, render
 from . import table
 from .prompts import Prompt, two_object_prompts
 from .sampling import SCALE, SIDE, STEPS, World, control_file, decode_all, encode, load_world, sample
@@ -36,6 +39,7 @@ NAME = "saliency"
 IMAGES = 8  # of each prompt
 SIGMA = 0.12  # of the spot, in shares of the side
 PLACES = 0.22, 0.78  # where its centre may be, across and down
+AWAY = 0.42  # of the side, from the spot to the other object of drawn scenes
 OTHERS = 4  # spots of other prompts that shuffled figures are averaged over
 SIGNATURE, CLASSIC = "signature", "classic"
 DIRECTIONS = {"": (SIGNATURE, CLASSIC), "-swapped": (CLASSIC, SIGNATURE)}  # suffix of rows: guide, judge
@@ -156,6 +160,30 @@ def prompt_scores(
     return found
 
 
+def drawn(prompts: Sequence[Prompt], eyes: dict[str, Any], seed: int) -> list[dict]:
+    """Rows of drawn scenes: each of the prompt's objects in turn in the spot's centre, the other away from it."""
+    import torch
+
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in eyes}
+    for index, prompt in enumerate(prompts):
+        target, rng = spot(seed, index), np.random.default_rng([seed, 7, index])
+        y, x = (float(place + 0.5) / SIDE for place in np.unravel_index(target.argmax(), target.shape))
+        for number in range(len(prompt.kinds)):
+            things = [random_thing(rng, *kind) for kind in prompt.kinds]
+            while any(np.hypot(one.x - x, one.y - y) < AWAY for k, one in enumerate(things) if k != number):
+                things = [random_thing(rng, *kind) for kind in prompt.kinds]
+            things[number] = replace(things[number], x=x, y=y)
+            picture = torch.from_numpy(render(Scene(tuple(things), prompt.background), SIDE, rng)[0])[None] / 255
+            for name, predictor in eyes.items():
+                saliency = predictor.predict(picture.float()).numpy()[0]
+                seen[name].append((share(saliency, target), metrics.cc(saliency, target)))
+    rows = []
+    for suffix, (_, judge) in DIRECTIONS.items():
+        means = dict(zip(("attention_share", "cc"), (float(value) for value in np.mean(seen[judge], 0)), strict=True))
+        rows.append({"row": f"drawn{suffix}", "judge": judge, **means})
+    return rows
+
+
 def summaries(found: list[dict], seed: int) -> list[dict]:
     """The rows of the table. found: by prompt, what `prompt_scores` gives."""
     middle, targets = centre_bias(SIDE, SIDE), [spot(seed, index) for index in range(len(found))]
@@ -190,13 +218,15 @@ def main() -> None:
         for index, prompt in prompts
         if (methods := [method for method in METHODS[1:] if method not in done.get(index, {})])
     ]
-    if missing:
-        world = load_world()
-        eyes = predictors()
-        for index, prompt, methods in tqdm(missing, desc=NAME, unit="prompt"):
-            found = prompt_scores(world, eyes, index, prompt, options.seed, methods, options.images)
-            keep(done, index, found, options.scores)
+    world = load_world()
+    eyes = predictors()
+    for index, prompt, methods in tqdm(missing, desc=NAME, unit="prompt"):
+        found = prompt_scores(world, eyes, index, prompt, options.seed, methods, options.images)
+        keep(done, index, found, options.scores)
     rows = summaries([done[index] for index, _ in prompts], options.seed)
+    base = {row["judge"]: row["attention_share"] for row in rows if row["row"].startswith(UNGUIDED)}
+    for row in drawn([prompt for _, prompt in prompts], eyes, options.seed):
+        rows.append({**row, "gain": row["attention_share"] / base[row["judge"]]})
     area = float(np.mean([(spot(options.seed, index) >= 0.5).mean() for index, _ in prompts]))
     command = table.command(NAME, options.count, options.seed)
     table.write(

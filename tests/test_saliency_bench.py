@@ -72,3 +72,10 @@ def test_one_prompt_in_little(host, monkeypatch, tmp_path):
     assert found["unguided"]["presence"] == found["unguided-swapped"]["presence"]
     assert found["guidance"] != found["guidance-swapped"] and found["controlnet"] != found["unguided"]
     assert (tmp_path / "0000.png").is_file()
+
+
+def test_drawn_scenes_earn_more_than_those_with_both_objects_elsewhere(host):
+    rows = bench.drawn([PROMPT, PROMPT], bench.predictors(), 0)
+    assert [row["row"] for row in rows] == ["drawn", "drawn-swapped"]
+    area = np.mean([(bench.spot(0, index) >= 0.5).mean() for index in range(2)])
+    assert all(row["attention_share"] > 2 * area and row["cc"] > 0.3 for row in rows)
