@@ -113,6 +113,7 @@ def prepare_pysaliency() -> Path:
     if (folder / "metrics.py").is_file():
         return folder
     with tarfile.open(_fetch("pysaliency's source", PYSALIENCY, PYSALIENCY_SHA256, source=True)) as archive:
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # older releases of Python have none
         wanted = [f"{folder.parent.name}/pysaliency/{name}.py" for name in ("numba_utils", "metrics")]
         for name in wanted:
             archive.extract(name, CACHE)
