@@ -8,7 +8,7 @@ structure: the node with its own settings. structure-second-pass: the finished u
 noise (Set Latent Noise Mask) with structure from the start and no feather; overhead counts both passes.
 adapter: T2I-Adapters trained on shapeworld for as many steps each, given the scene's edges and the region as they were
 trained to have them: ours (features and hint masked), paper (features masked, as published), global (an ordinary
-adapter, its hint masked).
+adapter, its hint black outside of the region).
 outside_change: mean absolute difference from the unguided image of the same seed outside the region, in levels of 0 to
 255. A decoder carries some of the region's content around the whole picture; outside_own is the change without that:
 the latent cells that the region does not touch, decoded among those of the unguided image. unmasked: with the whole
@@ -103,7 +103,8 @@ def controlled(both: list[list], picture: np.ndarray, region: np.ndarray, row: s
     name, where = ADAPTERS[row]
     control = AdapterControl(adapter_files.load(control_file(name), adapter_files.KINDS[0]))
     if where is not None:
-        control = control.with_region(Region(torch.from_numpy(region)[None], where))
+        halo = 0.0 if where == "hint" else None  # what is masked outside of the network is cut at the region's border
+        control = control.with_region(Region(torch.from_numpy(region)[None], where, halo=halo))
     hint = torch.from_numpy(edges.canny(picture.astype(np.float32) / 255).astype(np.float32))
     hint = hint[None, ..., None].expand(-1, -1, -1, 3)
     return nodes.ControlNetApplyAdvanced().apply_controlnet(*both, control, hint, 1.0, 0.0, 1.0)

@@ -9,7 +9,8 @@ prepare_local_control makes one. Several GPUs: `accelerate launch -m ...`. A run
 --resume_from_checkpoint latest.
 
 In which region a sample is controlled is drawn anew at each step. The loss is the mean squared error, plus what the
-region's edges are off in the clean latent that the model believes in, plus what the adapter changes outside.
+region's edges are off in the clean latent that the model believes in, plus what the adapter changes outside. Edges
+count alike at all times: at much noise, where a picture is laid out, the mean squared error says little about them.
 
 The preset paper does it as the published code of arXiv 2602.01991 does: boxes as regions, nearest masks, magnitudes of
 edges, averaged over the whole latent, of constant weight (0.1, as in its settings; its evaluated run seems to have had
@@ -257,8 +258,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--mask_mode", choices=WHERE, default=WHERE[0], help="what the region is put on (default %(default)s)")
     add("--level_masks", choices=(adapters.AREA, adapters.NEAREST), default=adapters.AREA, help="how it is resized")
     add = made.add_argument_group("losses").add_argument
-    add("--edge_loss_weight", type=float, default=1.0, metavar="X", help="of edges in the region (default %(default)s)")
-    add("--edge_loss_times", choices=local_loss.WEIGHTS, default=local_loss.MIN_SNR, help="(default %(default)s)")
+    add("--edge_loss_weight", type=float, default=0.1, metavar="X", help="of edges in the region (default %(default)s)")
+    add("--edge_loss_times", choices=local_loss.WEIGHTS, default=local_loss.CONSTANT, help="(default %(default)s)")
     add("--edge_gradients", choices=local_loss.GRADIENTS, default=local_loss.SIGNED, help="(default %(default)s)")
     add("--edge_by_area", action=argparse.BooleanOptionalAction, default=True, help="mean over the region alone")
     add("--outside_loss_weight", type=float, default=1.0, metavar="X", help="of changes outside (default %(default)s)")
