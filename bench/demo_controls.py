@@ -177,7 +177,7 @@ def run(client: HostClient, family: Family, info: dict) -> tuple[list[np.ndarray
 
 
 def _pixels(client: HostClient, output: dict) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(client.file(output["images"][0]))).convert("RGB"))
+    return np.array(Image.open(io.BytesIO(client.file(output["images"][0]))).convert("RGB"))
 
 
 def outlined(picture: np.ndarray, place: np.ndarray) -> Image.Image:

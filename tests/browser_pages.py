@@ -31,6 +31,11 @@ SHOW_NODE = """id => {
   app.canvas.setDirty(true, true)
   return drawn.top >= page.top && drawn.bottom <= page.bottom
 }"""
+# -> where the canvases are on the page.
+BOXES = """() => [...document.querySelectorAll(".limelight-canvas")].map(element => {
+  const { x, y, width, height } = element.getBoundingClientRect()
+  return [x, y, width, height]
+})"""
 # Puts the milliseconds of each task of the page that took 50 or more into `long`.
 WATCH_LONG_TASKS = """() => {
   long = []
@@ -56,8 +61,21 @@ def open_graph(page, graph: dict) -> dict:
     page.evaluate("graph => app.loadGraphData(graph)", graph)
     page.wait_for_function("count => app.graph.nodes.length === count", arg=len(graph["nodes"]))
     page.evaluate(SHOW_ALL)
-    page.wait_for_timeout(300)
+    settle(page, rest=3)
     return prompt_of(page)
+
+
+def settle(page, rest: int = 5) -> None:
+    """Until all canvases have stayed where they are for so many tenths of a second: a busy machine moves Nodes 2.0
+    late."""
+    last, still = None, 0
+    for _ in range(200):
+        page.wait_for_timeout(100)
+        boxes = page.evaluate(BOXES)
+        still = still + 1 if boxes == last else 0
+        if still == rest:
+            return
+        last = boxes
 
 
 def prompt_of(page) -> dict:
@@ -88,21 +106,10 @@ class Hand:
         self.root = page.locator(f".limelight-canvas{mark}").first
         for _ in range(0 if node is None else 5):
             page.evaluate(SHOW_NODE, int(node))
-            self.settle()
+            settle(page)
             if page.evaluate(SHOW_NODE, int(node)):
                 break
         self.paper = self.root.locator(".ll-live")
-
-    def settle(self, rest: int = 5) -> None:
-        """Until the canvas has stayed where it is for a while: a busy machine moves Nodes 2.0 late."""
-        last, still = None, 0
-        for _ in range(200):
-            self.page.wait_for_timeout(100)
-            box = self.root.bounding_box()
-            still = still + 1 if box == last else 0
-            if still == rest:
-                return
-            last = box
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """-> where on the page the point lies."""

@@ -21,6 +21,7 @@ from browser_pages import (
 
 from limelight.tools.browser import READY, open_front_end
 
+KEPT = "() => [localStorage, sessionStorage].some(kept => JSON.stringify({ ...kept }).includes('stroke'))"
 ZIGZAG = [(0.2, 0.3), (0.4, 0.6), (0.6, 0.3), (0.8, 0.6)]
 
 
@@ -104,9 +105,10 @@ def test_save_and_load(page):
 def test_reload_of_the_page(page, chromium):
     tab = open_front_end(chromium, page.server, vue=page.vue, persist=True)
     open_graph(tab, canvas_graph())
-    Hand(tab).draw(*ZIGZAG)
+    Hand(tab, 1).draw(*ZIGZAG)
     before = drawing(prompt_of(tab))
-    tab.wait_for_timeout(2500)  # the front end keeps the graph a while after each change
+    assert shapes(before) == ["stroke"]
+    tab.wait_for_function(KEPT)  # the front end keeps the graph a while after each change
     tab.reload()
     tab.wait_for_function(READY)
     wait_for_shapes(tab, 1)

@@ -6,7 +6,7 @@ import json
 from contextlib import contextmanager
 
 import pytest
-from browser_pages import SHOW_ALL, Hand, prompt_of, screenshot
+from browser_pages import SHOW_ALL, Hand, prompt_of, screenshot, settle
 
 EXAMPLE = {"x": 0.8, "y": 0.6, "sx": 0.2, "sy": 0.15, "angle": 0, "amplitude": 0.7, "mode": "attract"}
 ADD = """() => {
@@ -75,7 +75,7 @@ def test_the_side_panel_leaves_the_canvas_as_wide_as_its_node(front_end_page):
     with side_panel(page):
         page.evaluate("id => app.canvas.selectNodes([app.graph.getNodeById(id)])", int(node))
         page.wait_for_timeout(1000)
-        hand.settle()
+        settle(page)
         wide = page.evaluate("id => app.graph.getNodeById(id).size[0] * app.canvas.ds.scale", int(node))
         shown = hand.root.bounding_box()["width"]
         screenshot(page, f"saliency-editor-panel-{page.kind}")
