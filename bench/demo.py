@@ -23,6 +23,7 @@ from ..tools.client import HostClient
 from ..tools.in_process import ROOT
 from . import demo_controls
 from .prompts import distance_to, hit
+from .sheets import outlined
 from .table import show
 from .workflow import load_workflow, of_type, on_shapeworld, to_prompt
 
@@ -186,7 +187,7 @@ def main() -> None:
         print(f"{number}/{count}: {family.title}: {family.caption}", flush=True)
         made, place, row = demo_controls.run(client, family, info)
         rows.append(row)
-        marked = [enlarged(demo_controls.outlined(picture, place)) for picture in made]
+        marked = [enlarged(Image.fromarray(outlined(picture, place))) for picture in made]
         columns.append((family.caption, family.adds, *marked))
         for name, picture in zip(("plain", "controlled"), made, strict=True):
             keep(f"{number}-{name}", Image.fromarray(picture))

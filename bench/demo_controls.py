@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 from collections.abc import Callable
@@ -17,11 +16,12 @@ from ..shapeworld.reader import read
 from ..shapeworld.scenes import Scene, Thing, render
 from ..tools.client import HostClient
 from ..tools.in_process import ROOT
-from .local_control import outline
+from ..tools.thumbnails import at_zero
+from .expansion import BAND, of_colour
+from .saliency import share
 from .sampling import SCALE, SCHEDULER, SIDE, STEPS
 from .workflow import PRODUCT, load_workflow, of_type, on_shapeworld, to_prompt
 
-BAND = 3.0  # pixels at the rim that reader and autoencoder may err by
 SPOT = {"x": 0.72, "y": 0.3, "sx": 0.12, "sy": 0.12, "angle": 0, "amplitude": 1.0, "mode": "attract"}
 BOX = 0.08, 0.1, 0.56, 0.62  # left, top, right, bottom
 DRAWN = Scene((Thing("bar", "yellow", 0.32, 0.36, 0.36, 0.14, 0.7), Thing("circle", "blue", 0.74, 0.72, 0.16)), "gray")
@@ -32,11 +32,11 @@ Graph = dict[str, dict]
 
 @dataclass(frozen=True)
 class Family:
-    """One workflow and how its effect is measured. adds: what the picture with it has. steers: the node whose strength
-    is 0 in the picture without.
+    """One workflow and how its effect is measured. adds: what the picture with it has. steers: the node whose place is
+    drawn in.
 
-    values: of widgets, by node type. measure(picture, outlined) -> a number, printed as `what`; picture uint8
-    (SIDE, SIDE, 3); outlined: the place that is drawn around, bool (SIDE, SIDE).
+    values: of widgets, by node type. measure(picture, place) -> a number, printed as `what`; picture uint8
+    (SIDE, SIDE, 3); place: what is drawn around, bool (SIDE, SIDE).
     """
 
     title: str
@@ -50,28 +50,25 @@ class Family:
     values: dict[str, dict[str, str | float]]
 
 
-def attention_share(picture: np.ndarray, outlined: np.ndarray) -> float:
+def attention_share(picture: np.ndarray, place: np.ndarray) -> float:
     """Of the attention, by the predictor without weights, within the outline."""
     import torch
 
     from ..models.classic_saliency import ClassicSaliency
 
     seen = ClassicSaliency().predict(torch.from_numpy(picture)[None].float() / 255)[0].numpy()
-    return float(seen[outlined].sum() / seen.sum())
+    return share(seen, place)
 
 
-def growth(picture: np.ndarray, outlined: np.ndarray) -> float:
+def growth(picture: np.ndarray, place: np.ndarray) -> float:
     """Of the subject, of PRODUCT's colour, beyond its mask, as a share of its area."""
-    after = np.zeros(outlined.shape, bool)
-    for thing in read(picture):
-        after |= thing.mask if thing.colour == "red" else False
-    return expansion(outlined, after, BAND)[0]["attached"]
+    return expansion(place, of_colour(read(picture), "red", place.shape), BAND)[0]["attached"]
 
 
-def edge_f1(picture: np.ndarray, outlined: np.ndarray) -> float:
+def edge_f1(picture: np.ndarray, place: np.ndarray) -> float:
     """Of the edges within the outline, against those of DRAWN."""
     wanted, made = (edges.canny(image.astype(np.float32) / 255) for image in (render(DRAWN, SIDE)[0], picture))
-    return score.match(made, wanted, outlined)["f1"]
+    return score.match(made, wanted, place)["f1"]
 
 
 LOOK_HERE = {"LimelightSaliencyEditor": {"blobs": json.dumps({"version": 1, "blobs": [SPOT]})}}
@@ -121,7 +118,6 @@ FAMILIES = (
         edge_f1,
         {
             "LoadImage": {"image": PICTURE},
-            "LimelightMaskedAdapterApply": {"feather": 4.0},
             "LimelightHighlightCanvas": {
                 "highlights": json.dumps(
                     {"version": 1, "highlights": [{"phrase": "here", "instances": [{"shapes": [SHAPE]}]}]}
@@ -164,11 +160,8 @@ def place_of(family: Family, graph: Graph) -> Graph:
 def run(client: HostClient, family: Family, info: dict) -> tuple[list[np.ndarray], np.ndarray, dict]:
     """-> the picture without and the one with control, uint8 (SIDE, SIDE, 3); the place, bool; a row of the table."""
     graph = graph_of(family, info)
-    without = copy.deepcopy(graph)
-    for node in of_type(without, family.steers):
-        node["inputs"]["strength"] = 0.0
     saved = min((key for key, node in graph.items() if node["class_type"] == "SaveImage"), key=int)
-    found = [client.run_workflow(each)["outputs"] for each in (without | place_of(family, graph), graph)]
+    found = [client.run_workflow(each)["outputs"] for each in (at_zero(graph) | place_of(family, graph), graph)]
     made = [_pixels(client, outputs[saved]) for outputs in found]
     place = _pixels(client, found[0]["place"])[..., 0] >= 128
     values = [f"{family.what} {family.measure(picture, place):.2f}" for picture in made]
@@ -178,8 +171,3 @@ def run(client: HostClient, family: Family, info: dict) -> tuple[list[np.ndarray
 
 def _pixels(client: HostClient, output: dict) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(client.file(output["images"][0]))).convert("RGB"))
-
-
-def outlined(picture: np.ndarray, place: np.ndarray) -> Image.Image:
-    """The picture with the place's rim drawn in."""
-    return Image.fromarray(np.where(outline(place)[..., None], np.uint8([255, 0, 255]), picture))

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ..guidance.expansion import guard
 from ..guidance.expansion.measure import expansion
-from ..shapeworld.reader import object_of, read
+from ..shapeworld.reader import Found, object_of, read
 from ..shapeworld.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, caption, random_thing, render
 from . import table
 from .sampling import INPAINT, SCALE, STEPS, World, control_file, decode_all, encode, load_world, sample
@@ -80,13 +80,15 @@ def background_of(image: np.ndarray, things: np.ndarray) -> str:
     return min(BACKGROUNDS, key=lambda name: np.abs(colour - BACKGROUNDS[name]).max())
 
 
+def of_colour(found: list[Found], colour: str, shape: tuple[int, int]) -> np.ndarray:
+    """bool (h, w): where one of the things has that colour."""
+    return np.logical_or.reduce([np.zeros(shape, bool), *(thing.mask for thing in found if thing.colour == colour)])
+
+
 def score(image: np.ndarray, case: Case, mask: np.ndarray) -> dict[str, float]:
     """One generated picture, uint8 (h, w, 3); mask: the subject's, bool (h, w)."""
     found = read(image)
-    after = np.zeros(mask.shape, bool)
-    for thing in found:
-        after |= thing.mask if thing.colour == case.subject.colour else False
-    report, _ = expansion(mask, after, BAND)
+    report, _ = expansion(mask, of_colour(found, case.subject.colour, mask.shape), BAND)
     things = np.logical_or.reduce([mask, *(thing.mask for thing in found)])
     seen = background_of(image, things) == case.background if not things.all() else False
     return {

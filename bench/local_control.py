@@ -33,7 +33,7 @@ from . import table
 from .sampling import SCALE, SIDE, STEPS, World, control_file, decode, encode, load_world, sample
 from .scores import add_images_and_scores, keep, resumed
 from .shapeworld import image_seed
-from .sheets import save_sheet
+from .sheets import outlined, save_sheet
 
 NAME = "local-control"
 MARGIN = 0.06  # of the region around the object, in shares of the side
@@ -140,20 +140,11 @@ def scene_scores(
         own = decode(world.vae, torch.where(free, latents[row], first))
         found[row] |= {"outside_own": scores(own, made[UNGUIDED], picture, region)["outside_change"]}
         found[row] |= {"seconds": seconds[row], "plain": plain}
-    line = outline(region)[..., None]
-    shown = {"reference": picture} | made
-    shown = {name: np.where(line, np.uint8([255, 0, 255]), one) for name, one in shown.items()}
+    shown = {name: outlined(one, region) for name, one in ({"reference": picture} | made).items()}
     save_sheet(images, index, scene.caption, shown)
     return {
         row: {key: None if value != value else value for key, value in values.items()} for row, values in found.items()
     }
-
-
-def outline(region: np.ndarray) -> np.ndarray:
-    """(H, W) -> bool: the region's outermost pixels."""
-    inside = np.pad(region > 0, 1)
-    inner = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
-    return inside[1:-1, 1:-1] & ~inner
 
 
 def summaries(found: list[dict]) -> list[dict]:

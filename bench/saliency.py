@@ -33,7 +33,7 @@ from .prompts import Prompt, two_object_prompts
 from .sampling import SCALE, SIDE, STEPS, World, control_file, decode_all, encode, load_world, sample
 from .scores import add_images_and_scores, keep, resumed
 from .shapeworld import image_seed
-from .sheets import save_sheet
+from .sheets import outlined, save_sheet
 
 NAME = "saliency"
 IMAGES = 8  # of each prompt
@@ -136,10 +136,10 @@ def prompt_scores(
         return made, {name: predictor.predict(given).numpy() for name, predictor in eyes.items()}, seconds
 
     made = {UNGUIDED: make(world.model)}
-    for method in (CONTROLNET, POSITIVE):
+    both = controlled(*prompts, target)
+    for method, negative in ((CONTROLNET, both[1]), (POSITIVE, prompts[1])):
         if method in methods:
-            both = controlled(*prompts, target)
-            made[method] = make(world.model, both if method == CONTROLNET else (both[0], prompts[1]))
+            made[method] = make(world.model, (both[0], negative))
     plain, found, shown = made[UNGUIDED][2], {}, {UNGUIDED: made[UNGUIDED][0][0]}
     for suffix, (guide, judge) in DIRECTIONS.items():
         if GUIDANCE in methods:
@@ -153,10 +153,7 @@ def prompt_scores(
             found[best_row] = scores[best] | {"seconds": seconds, "plain": plain}
             shown |= {row: pictures[0]} if method != UNGUIDED else {}
             shown[best_row] = pictures[best]
-    line = target >= 0.5
-    inside = line & np.roll(line, 1, 0) & np.roll(line, 1, 1) & np.roll(line, -1, 0) & np.roll(line, -1, 1)
-    marked = {name: np.where((line & ~inside)[..., None], np.uint8([255, 0, 255]), one) for name, one in shown.items()}
-    save_sheet(images, index, prompt.caption, marked)
+    save_sheet(images, index, prompt.caption, {name: outlined(one, target >= 0.5) for name, one in shown.items()})
     return found
 
 

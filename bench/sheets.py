@@ -19,6 +19,18 @@ def add_images_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, help="folder for one PNG a prompt with the images of all rows")
 
 
+def outline(region: np.ndarray) -> np.ndarray:
+    """(H, W) -> bool: the region's outermost pixels."""
+    inside = np.pad(region > 0, 1)
+    inner = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+    return inside[1:-1, 1:-1] & ~inner
+
+
+def outlined(image: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """The image, uint8 (H, W, 3), with the rim of the region (H, W) drawn in."""
+    return np.where(outline(region)[..., None], np.uint8([255, 0, 255]), image)
+
+
 def save_sheet(
     folder: Path | None, index: int, caption: str, images: dict[str, np.ndarray], strokes: Sequence[Stroke] = ()
 ) -> None:

@@ -119,10 +119,8 @@ def on_shapeworld(workflow: dict, side: int = 128, stand_in: str = "") -> dict:
             values[place] = round(values[place] * side / max(sides))
     if not stand_in:
         kinds, links = {node["id"]: node["type"] for node in nodes}, workflow["links"]
-        known = {
-            node["id"] for node in nodes if node["type"] in LOADERS and node["widgets_values"][0] in TRAINED.values()
-        }
-        loaders = {number for number, kind in kinds.items() if kind in LOADERS} - known
+        others = [node for node in nodes if node["type"] in LOADERS]
+        loaders = {node["id"] for node in others if node["widgets_values"][0] not in TRAINED.values()}
         loaders |= {link[3] for link in links if link[1] in loaders and kinds[link[3]] in HANDS_ON}
         users = {link[3] for link in links if link[1] in loaders}
         users |= {link[3] for link in links if link[1] in users and kinds[link[3]] in MERGES}

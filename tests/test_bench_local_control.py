@@ -14,10 +14,10 @@ from limelight.bench.local_control import (
     UNGUIDED,
     UNMASKED,
     case,
-    outline,
     scores,
     summaries,
 )
+from limelight.bench.sheets import outline
 from limelight.shapeworld.scenes import render_mask
 
 
