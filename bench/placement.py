@@ -16,7 +16,7 @@ import argparse
 import functools
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from statistics import median
@@ -95,20 +95,26 @@ def prompt_scores(
 
 
 @functools.cache
-def _world() -> World:
+def _world(load: Callable[[], World]) -> World:
     """The world of this process, on one thread: processes share the cores."""
     import torch
 
     torch.set_num_threads(1)
-    return load_world()
+    return load()
 
 
-def _in_worker(*arguments: Any) -> dict:
-    return prompt_scores(_world(), *arguments)
+def _in_worker(load: Callable[[], World], *arguments: Any) -> dict:
+    return prompt_scores(_world(load), *arguments)
 
 
 def run(
-    count: int, seed: int, rows: list[str], images: Path | None, jobs: int, done: dict[int, dict]
+    load: Callable[[], World],
+    count: int,
+    seed: int,
+    rows: list[str],
+    images: Path | None,
+    jobs: int,
+    done: dict[int, dict],
 ) -> Iterator[tuple[int, dict]]:
     """`prompt_scores` of every prompt, in processes, without the rows that are done. -> index, scores, in any order."""
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
@@ -116,7 +122,7 @@ def run(
         for index, prompt in enumerate(two_object_prompts(seed, count)):
             missing = [row for row in rows if f"{row} {SAMPLERS[0]}" not in done.get(index, {})]
             if missing:
-                work[pool.submit(_in_worker, index, prompt, seed, missing, images)] = index
+                work[pool.submit(_in_worker, load, index, prompt, seed, missing, images)] = index
         for job in tqdm(as_completed(work), desc=NAME, unit="prompt", total=len(work)):
             yield work[job], job.result()
 
@@ -151,25 +157,29 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    add_images_option(parser)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="only these, beside unguided")
-    add_scores_option(parser)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)")
+def main(name: str = NAME, load: Callable[[], World] = load_world, choices: Sequence[str] = ROWS) -> None:
+    """The program of the table. load: the world; choices: the rows that there are for it."""
 
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        add_images_option(parser)
+        parser.add_argument(
+            "--rows", nargs="+", choices=choices, default=list(choices), help="only these, and unguided"
+        )
+        add_scores_option(parser)
+        parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)")
 
-def main() -> None:
-    options = table.arguments(NAME, __doc__.splitlines()[0], count=100, add=add_options)
+    options = table.arguments(name, __doc__.splitlines()[0], count=100, add=add_options)
     done = resumed(options.scores)
-    for index, found in run(options.count, options.seed, options.rows, options.images, options.jobs, done):
+    jobs = (options.images, options.jobs, done)
+    for index, found in run(load, options.count, options.seed, options.rows, *jobs):
         keep(done, index, found, options.scores)
     rows = summaries(options.rows, [done[index] for index in range(options.count)])
-    command = table.command(NAME, options.count, options.seed)
-    if options.rows != list(ROWS):
+    command = table.command(name, options.count, options.seed)
+    if options.rows != list(choices):
         command += f" --rows {' '.join(options.rows)}"
-    if options.out.parent == table.RESULTS and options.out.stem != NAME:
+    if options.out.parent == table.RESULTS and options.out.stem != name:
         command += f" --out bench/results/{options.out.name}"
-    table.write(NAME, rows, command, options.out, samplers=list(SAMPLERS), steps=STEPS, scale=SCALE)
+    table.write(name, rows, command, options.out, samplers=list(SAMPLERS), steps=STEPS, scale=SCALE)
 
 
 if __name__ == "__main__":

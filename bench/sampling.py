@@ -19,6 +19,7 @@ SCHEDULER = "normal"
 SIDE = 128
 WEIGHTS = ROOT / "shapeworld" / "nodes" / "shapeworld.safetensors"
 INPAINT = WEIGHTS.with_stem("shapeworld_inpaint")
+TRANSFORMER = WEIGHTS.with_stem("shapeworld_transformer")
 CONTROLS = WEIGHTS.parent / "controlnet"  # ControlNets and adapters that were trained on shapeworld
 
 
@@ -41,6 +42,16 @@ def load_world(weights: Path = WEIGHTS, inpaint: Path | None = None) -> World:
 
     import_host(cpu=not torch.cuda.is_available())
     return World(*_loader().load(weights, inpaint))
+
+
+def load_transformer_world(transformer: Path = TRANSFORMER, weights: Path = WEIGHTS) -> World:
+    """Shapeworld with the diffusion transformer, as `load_world`. weights: of the rest."""
+    for path in (transformer, weights):
+        _there(path)
+    import torch
+
+    import_host(cpu=not torch.cuda.is_available())
+    return World(*_loader().load_with_transformer(weights, transformer))
 
 
 def control_file(name: str) -> Path:

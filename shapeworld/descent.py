@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from . import networks  # noqa: F401 - makes torchvision importable, which diffusers needs
+from .data import DEVICE, save  # first: it makes torchvision importable, which diffusers needs
 
 # isort: split
 from diffusers import DDPMScheduler
@@ -29,24 +31,44 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def descend(loss: torch.Tensor, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """One optimizer step, gradients clipped to norm 1."""
+def descend(loss: torch.Tensor, model: torch.nn.Module, *optimizers: torch.optim.Optimizer) -> None:
+    """One step of the optimizers, gradients clipped to norm 1."""
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
 
 
-def steps_of(
-    state: dict, name: str, steps: int, save_every: int, keep: Callable[[], None]
-) -> Iterator[tuple[int, tqdm]]:
-    """Yield the steps that are left, with the progress bar; save on the way and at the end."""
-    bar = tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc=name, mininterval=5)
-    for step in bar:
-        yield step, bar
-        state["step"] = step + 1
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            keep()
+class Resumed:
+    """A stage's state: what it trains with, and the steps it has done. Taken up from the file where that is there."""
+
+    def __init__(self, path: Path, **parts: Any) -> None:
+        """parts: models, optimizers, averages of weights, by the names that the file has for them."""
+        self.path, self.parts, self.step = path, parts, 0
+        if path.exists():
+            saved = torch.load(path, map_location=DEVICE, weights_only=True)
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+            self.step = saved["step"]
+
+    def keep(self) -> None:
+        """Write the file."""
+        save(self.path, **{name: part.state_dict() for name, part in self.parts.items()}, step=self.step)
+
+    def steps(
+        self, name: str, steps: int, save_every: int, kept: Callable[[], None] | None = None
+    ) -> Iterator[tuple[int, tqdm]]:
+        """Yield the steps that are left, with the progress bar; keep the state on the way and at the end. kept: is
+        called after that."""
+        bar = tqdm(range(self.step, steps), initial=self.step, total=steps, desc=name, mininterval=5)
+        for step in bar:
+            yield step, bar
+            self.step = step + 1
+            if (step + 1) % save_every == 0 or step + 1 == steps:
+                self.keep()
+                if kept is not None:
+                    kept()
 
 
 def importance(schedule: DDPMScheduler) -> torch.Tensor:

@@ -3,6 +3,7 @@
     python -m limelight.shapeworld.export --work DIR --host HOST
     python -m limelight.shapeworld.export --work DIR --host HOST --restore    # to train on from the committed file
     python -m limelight.shapeworld.export --work DIR --host HOST --inpaint    # what the inpainting UNet has of its own
+    python -m limelight.shapeworld.export --work DIR --host HOST --transformer    # the transformer, by itself
     python -m limelight.shapeworld.export --diffusers DIR --host HOST         # the committed file as a diffusers folder
 
 Only the embedding rows of the words that the scenes use are stored; the loader spreads them over CLIP's 49,408.
@@ -146,6 +147,15 @@ def inpainting(work: Path, host: Path, base: Path) -> tuple[dict[str, torch.Tens
     return tensors, {"shapeworld": json.dumps({"unet": unet_config(unet.config.in_channels)})}
 
 
+def transformer(work: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """-> the tensors of the trained transformer, which is the host's own class, and metadata."""
+    from .transformer import CONFIG, SHIFT
+
+    state = load_file(work / "transformer.safetensors")
+    tensors = {f"model.diffusion_model.{key}": value.half() for key, value in state.items()}
+    return tensors, {"shapeworld": json.dumps({"transformer": CONFIG, "sampling": {"multiplier": 1.0, "shift": SHIFT}})}
+
+
 def restore(path: Path, work: Path, host: Path) -> None:
     """Write the networks of an exported file as the trainer's folders, from which its next stages start."""
     tensors = load_file(path)
@@ -211,6 +221,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "nodes" / "shapeworld.safetensors")
     parser.add_argument("--restore", action="store_true", help="read --out into --work instead of writing it")
     parser.add_argument("--inpaint", action="store_true", help="write the inpainting UNet, beside --out")
+    parser.add_argument("--transformer", action="store_true", help="write the transformer, beside --out")
     args = parser.parse_args()
     if args.diffusers:
         own = args.out.with_stem(f"{args.out.stem}_inpaint") if args.inpaint else None
@@ -224,6 +235,9 @@ def main() -> None:
     if args.inpaint:
         tensors, metadata = inpainting(args.work, args.host, args.out)
         args.out = args.out.with_stem(f"{args.out.stem}_inpaint")
+    elif args.transformer:
+        tensors, metadata = transformer(args.work)
+        args.out = args.out.with_stem(f"{args.out.stem}_transformer")
     else:
         tensors, metadata = checkpoint(args.work, args.host)
     save_file(tensors, args.out, metadata)

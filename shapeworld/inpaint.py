@@ -26,7 +26,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from transformers import CLIPTextModel
 
-from .descent import CAPTION_DROPOUT, GROUNDING, SCHEDULE, descend, importance, learning_rate, set_rate, steps_of
+from .descent import CAPTION_DROPOUT, GROUNDING, SCHEDULE, Resumed, descend, importance, learning_rate, set_rate
 from .grounding import grounding_loss, record
 
 PAIRS = 10_000  # scenes that get a hole, the first of the cached ones
@@ -68,15 +68,9 @@ def train_inpaint(work: Path, steps: int, batch: int, base_rate: float, tokenize
     trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=base_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = EMAModel(trained, decay=0.999, use_ema_warmup=True, power=0.75)
-    path, state = work / "inpaint.pt", {"step": 0}
-    if path.exists():
-        saved = torch.load(path, map_location=DEVICE, weights_only=True)
-        unet.load_state_dict(saved["unet"])
-        optimizer.load_state_dict(saved["optimizer"])
-        ema.load_state_dict(saved["ema"])
-        state["step"] = saved["step"]
+    run = Resumed(work / "inpaint.pt", unet=unet, optimizer=optimizer, ema=ema)
     ema.to(DEVICE)
-    generator = torch.Generator().manual_seed(state["step"])
+    generator = torch.Generator().manual_seed(run.step)
     vocabulary = Vocabulary(tokenizer)
     latents, rows = cached_latents(work, vae, vocabulary, count)
     masks, columns = cached_grounding(work, rows, vocabulary)
@@ -86,8 +80,7 @@ def train_inpaint(work: Path, steps: int, batch: int, base_rate: float, tokenize
     noise_schedule = DDPMScheduler(**SCHEDULE)
     density = importance(noise_schedule)
 
-    def keep() -> None:
-        save(path, unet=unet.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict(), step=state["step"])
+    def export() -> None:
         ema.store(trained)
         ema.copy_to(trained)
         unet.save_pretrained(work / "unet_inpaint")
@@ -95,7 +88,7 @@ def train_inpaint(work: Path, steps: int, batch: int, base_rate: float, tokenize
 
     started, log = time.time(), (work / "inpaint.log").open("a")
     average, average_grounding = 0.05, 0.1
-    for step, bar in steps_of(state, "inpaint", steps, 100, keep):
+    for step, bar in run.steps("inpaint", steps, 100, export):
         set_rate(optimizer, learning_rate(base_rate, step, steps))
         chosen = torch.randint(len(holes), (batch,), generator=generator)
         clean, given = latents[chosen].float().to(DEVICE), holes[chosen].float().to(DEVICE)

@@ -1,12 +1,15 @@
-"""Train shapeworld from scratch: ``vae``, ``unet`` (text encoder and UNet together), ``decoder``, ``inpaint``.
+"""Train shapeworld from scratch: ``vae``, ``unet`` (text encoder and UNet together), ``decoder``, ``inpaint``,
+``transformer``.
 
     python -m limelight.shapeworld.train vae     --work DIR --steps 5000 --batch 16
     python -m limelight.shapeworld.train unet    --work DIR --steps 3900 --tokenizer HOST/comfy/sd1_tokenizer
     python -m limelight.shapeworld.train decoder --work DIR --steps 500 --batch 8
     python -m limelight.shapeworld.train inpaint --work DIR --steps 1200 --tokenizer HOST/comfy/sd1_tokenizer
+    python -m limelight.shapeworld.train transformer --work DIR --steps 5000 --tokenizer HOST/comfy/sd1_tokenizer
 
 ``decoder`` sharpens the autoencoder's decoder on whole images; the latents, and so the UNet, stay as they are.
-``inpaint`` makes a UNet for inpainting from the UNet (`inpaint`).
+``inpaint`` makes a UNet for inpainting from the UNet (`inpaint`); ``transformer`` trains a diffusion transformer on the
+same latents and prompts (`transformer`).
 Every stage resumes from ``DIR/<stage>.pt``; asking for more ``--steps`` trains on. CPU or CUDA, bf16 autocast.
 """
 
@@ -14,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .data import DEVICE, autocast, cached_grounding, cached_latents, save, scenes, to_unit
+from .data import DEVICE, autocast, cached_grounding, cached_latents, scenes, to_unit
 from .networks import (
     LATENT_SIDE,
     SCALING,
@@ -43,11 +48,11 @@ from .descent import (
     COOLDOWN,
     GROUNDING,
     SCHEDULE,
+    Resumed,
     descend,
     importance,
     learning_rate,
     set_rate,
-    steps_of,
 )
 from .grounding import grounding_loss, record
 
@@ -67,19 +72,10 @@ VALIDATION = (
 def train_vae(work: Path, steps: int, batch: int, base_rate: float) -> None:
     vae = build_vae().to(DEVICE)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=base_rate, weight_decay=1e-4, fused=True)
-    path, state = work / "vae.pt", {"step": 0}
-    if path.exists():
-        saved = torch.load(path, map_location=DEVICE, weights_only=True)
-        vae.load_state_dict(saved["vae"])
-        optimizer.load_state_dict(saved["optimizer"])
-        state["step"] = saved["step"]
-    rng = np.random.default_rng(state["step"])
-
-    def keep() -> None:
-        save(path, vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=state["step"])
-
+    run = Resumed(work / "vae.pt", vae=vae, optimizer=optimizer)
+    rng = np.random.default_rng(run.step)
     pool = to_unit(scenes(rng, 1500)[0])
-    for step, bar in steps_of(state, "vae", steps, 500, keep):
+    for step, bar in run.steps("vae", steps, 500):
         if step % 50 == 49:  # renew a part of the pool, so that no scene is seen often
             pool[rng.integers(0, len(pool), 100)] = to_unit(scenes(rng, 100)[0])
         set_rate(optimizer, learning_rate(base_rate, step, steps))
@@ -108,18 +104,9 @@ def train_decoder(work: Path, steps: int, batch: int, base_rate: float) -> None:
     vae = AutoencoderKL.from_pretrained(work / "vae").to(DEVICE).requires_grad_(False)
     trained = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
     optimizer = torch.optim.AdamW(trained.parameters(), lr=base_rate, weight_decay=1e-4, fused=True)
-    path, state = work / "decoder.pt", {"step": 0}
-    if path.exists():
-        saved = torch.load(path, map_location=DEVICE, weights_only=True)
-        trained.load_state_dict(saved["decoder"])
-        optimizer.load_state_dict(saved["optimizer"])
-        state["step"] = saved["step"]
-    rng = np.random.default_rng([3, state["step"]])
-
-    def keep() -> None:
-        save(path, decoder=trained.state_dict(), optimizer=optimizer.state_dict(), step=state["step"])
-
-    for step, bar in steps_of(state, "decoder", steps, 250, keep):
+    run = Resumed(work / "decoder.pt", decoder=trained, optimizer=optimizer)
+    rng = np.random.default_rng([3, run.step])
+    for step, bar in run.steps("decoder", steps, 250):
         set_rate(optimizer, learning_rate(base_rate, step, steps))
         images = to_unit(scenes(rng, batch)[0]).to(DEVICE)
         with autocast():
@@ -152,25 +139,25 @@ def sheet(path: Path, images: torch.Tensor, columns: int) -> None:
     Image.fromarray(((grid.clamp(-1, 1) + 1) * 127.5).round().byte().numpy()).save(path)
 
 
+def show(path: Path, draw: Callable[[Sequence[str]], torch.Tensor]) -> None:
+    """Save what a model draws of the validation prompts."""
+    sheet(path, draw(VALIDATION), columns=len(VALIDATION))
+
+
 def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: Path, count: int) -> None:
     vae = AutoencoderKL.from_pretrained(work / "vae").to(DEVICE).eval().requires_grad_(False)
     vocabulary = Vocabulary(tokenizer)
     torch.manual_seed(0)
     models = torch.nn.ModuleDict({"text": build_text_encoder(len(vocabulary)), "unet": build_unet()}).to(DEVICE)
-    path, state = work / "unet.pt", {"step": 0}
+    path = work / "unet.pt"
     if not path.exists() and (work / "unet").exists():  # networks without the trainer's state: `export --restore`
         models["unet"].load_state_dict(UNet2DConditionModel.from_pretrained(work / "unet").state_dict())
         models["text"].load_state_dict(CLIPTextModel.from_pretrained(work / "text_encoder").state_dict())
     optimizer = torch.optim.AdamW(models.parameters(), lr=base_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = EMAModel(models.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
-    if path.exists():
-        saved = torch.load(path, map_location=DEVICE, weights_only=True)
-        models.load_state_dict(saved["models"])
-        optimizer.load_state_dict(saved["optimizer"])
-        ema.load_state_dict(saved["ema"])
-        state["step"] = saved["step"]
+    run = Resumed(path, models=models, optimizer=optimizer, ema=ema)
     ema.to(DEVICE)
-    generator = torch.Generator().manual_seed(state["step"])
+    generator = torch.Generator().manual_seed(run.step)
     latents, rows = cached_latents(work, vae, vocabulary, count)
     masks, columns = cached_grounding(work, rows, vocabulary)
     maps = record(models["unet"])
@@ -178,18 +165,9 @@ def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: 
     noise_schedule = DDPMScheduler(**SCHEDULE)
     density = importance(noise_schedule)
 
-    def keep() -> None:
-        save(
-            path,
-            models=models.state_dict(),
-            optimizer=optimizer.state_dict(),
-            ema=ema.state_dict(),
-            step=state["step"],
-        )
-
     started, log = time.time(), (work / "unet.log").open("a")
     average, average_grounding = 1.0, 0.3
-    for step, bar in steps_of(state, "unet", steps, 200, keep):
+    for step, bar in run.steps("unet", steps, 200):
         set_rate(optimizer, learning_rate(base_rate, step, steps))
         chosen = torch.randint(len(latents), (batch,), generator=generator)
         clean = latents[chosen].float().to(DEVICE)
@@ -213,10 +191,11 @@ def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: 
         if (step + 1) % 500 == 0:
             ema.store(models.parameters())
             ema.copy_to(models.parameters())
-            images = generate(models["text"], models["unet"], vae, vocabulary, VALIDATION)
+            show(
+                work / f"sample-{step + 1:06d}.png", partial(generate, models["text"], models["unet"], vae, vocabulary)
+            )
             maps.clear()
             ema.restore(models.parameters())
-            sheet(work / f"sample-{step + 1:06d}.png", images, columns=len(VALIDATION))
             print(f"{step + 1} {average:.4f} {time.time() - started:.0f}s", file=log, flush=True)
 
     ema.copy_to(models.parameters())
@@ -241,13 +220,14 @@ def generate(text, unet, vae, vocabulary: Vocabulary, prompts, steps: int = 20, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("vae", "unet", "decoder", "inpaint"))
+    parser.add_argument("stage", choices=("vae", "unet", "decoder", "inpaint", "transformer"))
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, caches and samples")
     parser.add_argument("--steps", type=int, required=True, help="total steps, those of earlier runs included")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=None, help="default 1e-3; unet 5e-4, inpaint 3e-4")
-    parser.add_argument("--tokenizer", type=Path, help="the host's comfy/sd1_tokenizer folder (unet, inpaint)")
-    parser.add_argument("--scenes", type=int, default=30_000, help="how many scenes to encode and cache (unet)")
+    parser.add_argument("--tokenizer", type=Path, help="the host's comfy/sd1_tokenizer folder (all but vae, decoder)")
+    parser.add_argument("--scenes", type=int, default=30_000, help="how many scenes to encode and cache")
+    parser.add_argument("--compile", action="store_true", help="the transformer, faster; needs a C++ compiler")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.stage == "vae":
@@ -256,6 +236,11 @@ def main() -> None:
         train_decoder(args.work, args.steps, args.batch, args.rate or 1e-3)
     elif args.tokenizer is None:
         parser.error(f"the {args.stage} stage needs --tokenizer")
+    elif args.stage == "transformer":
+        from .transformer import train_transformer
+
+        of_run = (args.work, args.steps, args.batch, args.rate or 1e-3, args.tokenizer, args.scenes)
+        train_transformer(*of_run, args.compile, show)
     elif args.stage == "inpaint":
         from .inpaint import train_inpaint
 

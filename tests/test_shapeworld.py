@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import shapeworld_folder
 import torch
 
 from limelight.shapeworld.scenes import COLOURS, SHAPES, Scene, Thing, caption, random_scene, render
@@ -14,20 +15,12 @@ PROMPT = "a red circle and a blue bar on a gray background"
 @pytest.fixture(scope="module")
 def networks(host, tmp_path_factory):
     """The trainer's networks by name, the vocabulary, the host's (MODEL, CLIP, VAE), the trainer's folder."""
-    from safetensors.torch import save_file
-
     from limelight.bench.sampling import load_world
-    from limelight.shapeworld import export
-    from limelight.shapeworld.networks import Vocabulary, build_text_encoder, build_unet, build_vae
+    from limelight.shapeworld.networks import Vocabulary
 
     work = tmp_path_factory.mktemp("shapeworld")
+    ours = shapeworld_folder.write(work, host.path)
     vocabulary = Vocabulary(host.path / "comfy" / "sd1_tokenizer")
-    torch.manual_seed(0)
-    ours = {"unet": build_unet(), "vae": build_vae(), "text_encoder": build_text_encoder(len(vocabulary))}
-    for name, network in ours.items():
-        network.half().float().eval().save_pretrained(work / name)  # the file holds half precision
-    tensors, metadata = export.checkpoint(work, host.path)
-    save_file(tensors, work / "shapeworld.safetensors", metadata)
     return ours, vocabulary, load_world(work / "shapeworld.safetensors"), work
 
 

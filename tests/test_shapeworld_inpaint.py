@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import shapeworld_folder
 import torch
 
 from limelight.shapeworld.holes import KINDS, random_hole
@@ -15,23 +16,10 @@ STEPS = 2
 @pytest.fixture(scope="module")
 def trained(host, tmp_path_factory):
     """The trainer's folder after a step, and another after taking it up again; the file of the base."""
-    from safetensors.torch import save_file
-
-    from limelight.shapeworld import export
     from limelight.shapeworld.inpaint import train_inpaint
-    from limelight.shapeworld.networks import Vocabulary, build_text_encoder, build_unet, build_vae
 
     work, tokenizer = tmp_path_factory.mktemp("inpaint"), host.path / "comfy" / "sd1_tokenizer"
-    torch.manual_seed(0)
-    networks = {
-        "unet": build_unet(),
-        "vae": build_vae(),
-        "text_encoder": build_text_encoder(len(Vocabulary(tokenizer))),
-    }
-    for name, network in networks.items():
-        network.half().float().eval().save_pretrained(work / name)
-    tensors, metadata = export.checkpoint(work, host.path)
-    save_file(tensors, work / "shapeworld.safetensors", metadata)
+    shapeworld_folder.write(work, host.path)
     for steps in range(1, STEPS + 1):
         train_inpaint(work, steps, 2, 3e-2, tokenizer, 100)
     return work, work / "shapeworld.safetensors"

@@ -11,6 +11,8 @@ from pathlib import Path
 
 WEIGHTS = Path(__file__).resolve().parent / "shapeworld.safetensors"
 INPAINT = WEIGHTS.with_stem("shapeworld_inpaint")
+TRANSFORMER = WEIGHTS.with_stem("shapeworld_transformer")
+END = 49407  # the token at the end of a prompt, and of all padding
 CONTROLS = WEIGHTS.parent / "controlnet"
 
 
@@ -26,6 +28,14 @@ def load(path: Path = WEIGHTS, inpaint: Path | None = None):
     return load_model(state, sizes["unet"]), load_clip(state, sizes["text"]), load_vae(state, sizes["vae"])
 
 
+def load_with_transformer(path: Path = WEIGHTS, transformer: Path = TRANSFORMER):
+    """-> (ModelPatcher, CLIP, VAE): the diffusion transformer of its own file, the rest that of ``path``. Its prompts
+    have no padding, as those of Z-Image have none."""
+    (state, sizes), (own, described) = read(path), read(transformer)
+    model = load_model(own, described["transformer"], described["sampling"])
+    return model, load_clip(state, sizes["text"], padded=False), load_vae(state, sizes["vae"])
+
+
 def read(path: Path) -> tuple[dict, dict]:
     """-> tensors by key, and the sizes of the networks."""
     import comfy.utils
@@ -34,14 +44,19 @@ def read(path: Path) -> tuple[dict, dict]:
     return state, json.loads(metadata["shapeworld"])
 
 
-def load_model(state: dict, unet_config: dict):
+def load_model(state: dict, unet_config: dict, sampling: dict | None = None):
+    """sampling: the host's settings of the noise schedule, of a transformer that predicts the flow; else a UNet."""
+    import comfy.latent_formats
     import comfy.model_management
     import comfy.model_patcher
     import comfy.supported_models
 
     device = comfy.model_management.get_torch_device()
-    config = comfy.supported_models.SD15(dict(unet_config))
-    config.unet_config = dict(unet_config)  # the class forces 8 heads; the file says how many there are
+    kind = comfy.supported_models.SD15 if sampling is None else comfy.supported_models.ZImage
+    config = kind(dict(unet_config))
+    config.unet_config = dict(unet_config)  # SD15 forces 8 heads; the file says how many there are
+    if sampling is not None:
+        config.sampling_settings, config.latent_format = sampling, comfy.latent_formats.SD15()
     dtype = comfy.model_management.unet_dtype(supported_dtypes=list(config.supported_inference_dtypes))
     config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device))
     model = config.get_model(state, "model.diffusion_model.", device=comfy.model_management.unet_offload_device())
@@ -50,7 +65,7 @@ def load_model(state: dict, unet_config: dict):
     return patcher(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
 
 
-def load_clip(state: dict, text_config: dict):
+def load_clip(state: dict, text_config: dict, padded: bool = True):
     import comfy.sd
     import comfy.sd1_clip
     import comfy.supported_models_base
@@ -64,7 +79,18 @@ def load_clip(state: dict, text_config: dict):
     spread[ids] = stored[1:]
     weights[embedding] = spread
     weights["clip_l.transformer.text_projection.weight"] = torch.eye(stored.shape[1], dtype=stored.dtype)
-    target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
+
+    class Cropped(comfy.sd1_clip.SD1ClipModel):
+        """Hands on no padding: what comes before it does not depend on it."""
+
+        def encode_token_weights(self, token_weight_pairs):
+            states, *rest = super().encode_token_weights(token_weight_pairs)
+            chunks = token_weight_pairs["l"]
+            ids = [token for token, *_ in chunks[-1]]
+            return states[:, : sum(map(len, chunks[:-1])) + ids.index(END) + 1], *rest
+
+    kind = comfy.sd1_clip.SD1ClipModel if padded else Cropped
+    target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, kind)
     clip = comfy.sd.CLIP(target, model_options={"clip_l_model_config": text_config})
     missing, unexpected = clip.load_sd(weights, full_model=True)
     missing = [key for key in missing if not key.endswith("logit_scale")]
@@ -126,8 +152,27 @@ async def comfy_entrypoint():
         def execute(cls) -> io.NodeOutput:
             return io.NodeOutput(*load(inpaint=INPAINT))
 
+    class ShapeworldTransformerLoader(io.ComfyNode):
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            return io.Schema(
+                node_id="ShapeworldTransformerLoader",
+                display_name="Load Shapeworld Transformer (development)",
+                category="limelight/development",
+                description="Shapeworld with a diffusion transformer of the Z-Image kind in place of the UNet.",
+                outputs=[
+                    io.Model.Output(tooltip="The transformer (rectified flow)."),
+                    io.Clip.Output(tooltip="The text encoder, with the SD1 tokenizer and without padding."),
+                    io.Vae.Output(tooltip="The autoencoder, 8x, 4 channels."),
+                ],
+            )
+
+        @classmethod
+        def execute(cls) -> io.NodeOutput:
+            return io.NodeOutput(*load_with_transformer())
+
     class Extension(ComfyExtension):
         async def get_node_list(self) -> list[type[io.ComfyNode]]:
-            return [ShapeworldLoader, ShapeworldInpaintLoader]
+            return [ShapeworldLoader, ShapeworldInpaintLoader, ShapeworldTransformerLoader]
 
     return Extension()
