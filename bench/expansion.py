@@ -25,10 +25,11 @@ from ..guidance.expansion.measure import expansion
 from ..shapeworld.reader import Found, object_of, read
 from ..shapeworld.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, caption, random_thing, render
 from . import table
-from .sampling import INPAINT, SCALE, STEPS, World, control_file, decode_all, encode, load_world, sample
+from .sampling import SCALE, STEPS, World, control_file, decode_all, encode, load_world, sample
 from .scores import add_images_and_scores, keep, resumed
 from .shapeworld import image_seed
 from .sheets import save_sheet
+from .workflow import INPAINT
 
 NAME = "expansion"
 SEEDS = 8

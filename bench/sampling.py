@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from ..tools.in_process import ROOT, import_host
+from ..tools.in_process import import_host
+from .workflow import CONTROLS, NODES
 
 STEPS = 25
 SCALE = 4.0  # guidance scale of all tables
 SCHEDULER = "normal"
 SIDE = 128
-WEIGHTS = ROOT / "shapeworld" / "nodes" / "shapeworld.safetensors"
-INPAINT = WEIGHTS.with_stem("shapeworld_inpaint")
+WEIGHTS = NODES / "shapeworld.safetensors"
 TRANSFORMER = WEIGHTS.with_stem("shapeworld_transformer")
-CONTROLS = WEIGHTS.parent / "controlnet"  # ControlNets and adapters that were trained on shapeworld
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def _there(path: Path) -> Path:
 def _loader() -> ModuleType:
     """The loader's folder, imported as the host imports it: a package of its own."""
     spec = importlib.util.spec_from_file_location(
-        "limelight_shapeworld", ROOT / "shapeworld" / "nodes" / "__init__.py", submodule_search_locations=[]
+        "limelight_shapeworld", NODES / "__init__.py", submodule_search_locations=[]
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -18,8 +18,12 @@ TRAINED["photo-background"] = "shapeworld_salient_object.safetensors"
 HANDS_ON = {"LimelightControlRegion"}  # nodes whose output is such a model again
 MERGES = {"LimelightRegions", "LimelightCoAdapter"}  # nodes that have nothing to do without one
 MODEL_IS_OPTIONAL = {"LimelightSalientBackground", "LimelightEcomInpaint"}  # nodes that also run without such a model
+# the loaders of a transformer in three files, and which output of shapeworld's one stands for each
+TRANSFORMER_LOADERS = {"UNETLoader": 0, "CLIPLoader": 1, "VAELoader": 2}
+TRANSFORMER_SAMPLING = {2: 25, 3: 4.0}  # by place among the KSampler's widgets: steps, cfg
 NODES = Path(__file__).parents[1] / "shapeworld" / "nodes"
 INPAINT = NODES / "shapeworld_inpaint.safetensors"  # it and those of TRAINED may not be there
+CONTROLS = NODES / "controlnet"  # ControlNets and adapters that were trained on shapeworld
 PRODUCT = Path(__file__).with_name("product.png")  # stands in for the user's picture: a circle, cut out by its alpha
 EDGES = [0.05, 0.1]  # thresholds of Canny: PRODUCT is nearly as bright as its ground
 # places of sizes in pixels among a node's widgets
@@ -99,7 +103,7 @@ def on_shapeworld(workflow: dict, side: int = 128, stand_in: str = "") -> dict:
     stand_in: the file, of shapeworld's sizes, that the loaders of other models take. Without one, the nodes that use
     those models are bypassed, or go without.
     """
-    workflow = copy.deepcopy(workflow)
+    workflow = with_transformer(copy.deepcopy(workflow))
     nodes = workflow["nodes"]
     sized = {"EmptyLatentImage"} & {node["type"] for node in nodes} or PIXELS.keys()
     sides = [node["widgets_values"][i] for node in nodes if node["type"] in sized for i in PIXELS[node["type"]]]
@@ -131,10 +135,37 @@ def on_shapeworld(workflow: dict, side: int = 128, stand_in: str = "") -> dict:
     return workflow
 
 
+def with_transformer(workflow: dict) -> dict:
+    """The workflow itself, with shapeworld's loader of its transformer for those of a model in three files, and a
+    distilled model's few steps without CFG as many as shapeworld wants."""
+    nodes, loaders = workflow["nodes"], {}
+    for node in nodes:
+        if node["type"] in TRANSFORMER_LOADERS:
+            loaders[node["id"]] = TRANSFORMER_LOADERS[node["type"]]
+    if not loaders:
+        return workflow
+    model = next(node for node in nodes if node["type"] == "UNETLoader")
+    kinds = ("MODEL", "CLIP", "VAE")
+    outputs = [{"name": kind, "type": kind, "links": []} for kind in kinds]
+    for link in workflow["links"]:
+        if link[1] in loaders:
+            link[1:3] = model["id"], loaders[link[1]]
+            outputs[link[2]]["links"].append(link[0])
+    model.update(type="ShapeworldTransformerLoader", widgets_values=[], properties={}, outputs=outputs)
+    for node in nodes:
+        if node["type"] == "EmptySD3LatentImage":  # of 16 channels
+            node["type"] = "EmptyLatentImage"
+        elif node["type"] == "KSampler":
+            for place, value in TRANSFORMER_SAMPLING.items():
+                node["widgets_values"][place] = value
+    workflow["nodes"] = [node for node in nodes if node is model or node["id"] not in loaders]
+    return workflow
+
+
 def trained(name: str) -> str:
     """The file that was trained on shapeworld in place of a user's, or ""."""
     found = next((file for word, file in TRAINED.items() if word in name), "")
-    return found if (NODES / "controlnet" / found).is_file() else ""
+    return found if (CONTROLS / found).is_file() else ""
 
 
 def of_type(prompt: dict[str, dict], class_type: str) -> list[dict]:

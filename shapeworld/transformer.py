@@ -26,7 +26,7 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import save_model
 from transformers import CLIPTextModel
 
-from .descent import CAPTION_DROPOUT, GROUNDING, Resumed, descend, learning_rate, set_rate
+from .descent import CAPTION_DROPOUT, Resumed, descend, learning_rate, set_rate
 from .grounding import grounding_loss
 
 CONFIG = {
@@ -51,6 +51,9 @@ CONFIG = {
 TOKENS = CONFIG["pad_tokens_multiple"]  # no caption of the scenes is longer
 CELLS = LATENT_SIDE**2
 END = 2  # row of the end token in `Vocabulary`
+GROUNDING = (
+    0.3  # weight of the loss on the maps: more than the UNet's, whose image cells cannot look at each other there
+)
 SHIFT = 1.5  # of the noise levels that are trained on: more of the high ones, where objects find their places
 
 
@@ -106,11 +109,12 @@ def lengths_of(rows: torch.Tensor) -> torch.Tensor:
 def optimizers(network: torch.nn.Module, rate: float) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices of the blocks, where it needs far fewer steps; AdamW for the rest."""
     blocks = ("layers.", "noise_refiner.", "context_refiner.")
-    named = dict(network.named_parameters())
-    matrices = {name for name, p in named.items() if p.ndim == 2 and name.startswith(blocks) and "adaLN" not in name}
-    rest = [p for name, p in named.items() if name not in matrices]
+    matrices, rest = [], []  # in order: what is saved goes by number
+    for name, parameter in network.named_parameters():
+        matrix = parameter.ndim == 2 and name.startswith(blocks) and "adaLN" not in name
+        (matrices if matrix else rest).append(parameter)
     return [
-        torch.optim.Muon([named[n] for n in matrices], lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
     ]
 

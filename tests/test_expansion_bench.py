@@ -71,7 +71,7 @@ def test_one_subject_in_little(host, monkeypatch, tmp_path):
 
     monkeypatch.setattr(sampling, "STEPS", 3)
     monkeypatch.setattr(expansion, "SEEDS", 3)
-    painter = expansion.Painter(sampling.load_world(inpaint=sampling.INPAINT))
+    painter = expansion.Painter(sampling.load_world(inpaint=expansion.INPAINT))
     pictures = {method: painter.paint(CASE, 0, method)[0] for method in expansion.METHODS}
     assert all(len(made) == 3 and made.dtype == np.uint8 for made in pictures.values())
     assert len({made.tobytes() for made in pictures.values()}) == len(expansion.METHODS)

@@ -20,7 +20,7 @@ def real(kind: str):
     """A model of the host with one block of the released width. What comes after attention is narrow, to save time."""
     import comfy.model_patcher
     import comfy.supported_models
-    from transformer_models import CONFIGS, WIDTH
+    from transformer_models import WIDTH, config_of
 
     heads, width, *_ = SHAPES[kind]
     changes = {"num_heads": heads, "hidden_size": heads * width, "axes_dim": [16, 56, 56], "mlp_ratio": 1 / 8}
@@ -28,8 +28,8 @@ def real(kind: str):
     if kind == "ZImage":
         changes = {"n_heads": heads, "n_kv_heads": heads, "dim": heads * width, "axes_dims": [32, 48, 48]}
         changes |= {"n_layers": 1, "n_refiner_layers": 0, "ffn_dim_multiplier": 1 / 32, "axes_lens": [1536, 512, 512]}
-    config = getattr(comfy.supported_models, kind)(CONFIGS[kind] | changes)
-    config.unet_config = CONFIGS[kind] | changes
+    config = getattr(comfy.supported_models, kind)(config_of(kind) | changes)
+    config.unet_config = config_of(kind) | changes
     config.set_inference_dtype(torch.bfloat16, None)
     model = config.get_model({}, "", device=torch.device("cpu"))
     with torch.inference_mode():

@@ -151,6 +151,20 @@ CROSS = ["WAN21_T2V", "LTXV", "CosmosT2IPredict2"]
 FILMS = ["QwenImage", *CROSS]
 """Those whose image is a film of one frame."""
 TOKENS = 20
+NEWER = {
+    "Flux": {"txt_ids_dims": []},
+    "Flux2": {"txt_ids_dims": [3]},
+    "Chroma": {"txt_ids_dims": [], "vec_in_dim": POOLED},
+}
+"""What newer hosts (seen: 0.25, 0.28) ask for besides: the axes on which words are numbered, and more."""
+
+
+def config_of(kind: str) -> dict:
+    """CONFIGS[kind] for the host in use."""
+    from comfy.ldm.flux.model import FluxParams
+
+    newer = "txt_ids_dims" in FluxParams.__dataclass_fields__
+    return CONFIGS[kind] | (NEWER.get(kind, {}) if newer else {})
 
 
 def build(kind: str, seed: int = 0):
@@ -158,8 +172,8 @@ def build(kind: str, seed: int = 0):
     import comfy.model_patcher
     import comfy.supported_models
 
-    config = getattr(comfy.supported_models, kind)(dict(CONFIGS[kind]))
-    config.unet_config = dict(CONFIGS[kind])
+    config = getattr(comfy.supported_models, kind)(config_of(kind))
+    config.unet_config = config_of(kind)
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device=torch.device("cpu"))
     network = model.diffusion_model
