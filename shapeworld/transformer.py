@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from ..guidance.attention.probe import in_training
 from ..tools.in_process import import_host
 from .data import DEVICE, autocast, cached_grounding, cached_latents
 from .networks import LATENT_SIDE, SCALING, TEXT_WIDTH, Vocabulary
@@ -51,9 +52,7 @@ CONFIG = {
 TOKENS = CONFIG["pad_tokens_multiple"]  # no caption of the scenes is longer
 CELLS = LATENT_SIDE**2
 END = 2  # row of the end token in `Vocabulary`
-GROUNDING = (
-    0.3  # weight of the loss on the maps: more than the UNet's, whose image cells cannot look at each other there
-)
+GROUNDING = 0.3  # weight of the loss on the maps; more than the UNet's, whose cross-attention has text alone
 SHIFT = 1.5  # of the noise levels that are trained on: more of the high ones, where objects find their places
 
 
@@ -92,7 +91,8 @@ class Forward:
     def __call__(self, noisy: torch.Tensor, sigma: torch.Tensor, states: torch.Tensor, lengths: torch.Tensor):
         self.lengths = lengths
         options = {"optimized_attention_override": self._attention}
-        return self.network(noisy, sigma, states, TOKENS, transformer_options=options)
+        with in_training():
+            return self.network(noisy, sigma, states, TOKENS, transformer_options=options)
 
     def _attention(self, _func, q, k, v, heads, *_args, **_kwargs) -> torch.Tensor:
         if q.shape[2] == TOKENS + CELLS:

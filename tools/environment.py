@@ -38,7 +38,8 @@ PYSALIENCY_SHA256 = "670eb732e469b5d86b8024de9d23cc1560009bf0f67e16dc5129121f2b0
 COMFY_CLI = "comfy-cli==1.23.0"
 COMFY_CLI_SHA256 = "3cd4bf80dd93b759e910fa825951c154781b8b95e526da59155ab96656483b31"
 
-# torch and torchvision are installed first and pinned; torchaudio is only wanted by the host's audio nodes.
+# torch and torchvision are installed first and pinned; torchaudio is wanted by the audio nodes alone of the host from
+# PyPI, but by newer hosts at their start.
 _OURS = {"torch", "torchvision", "torchaudio"}
 # requests: the host's API nodes import it without asking for it.
 # opencv-python-headless: the same library as the pack's opencv-python, without the desktop libraries (libGL) that
@@ -158,7 +159,8 @@ def install(host: Path) -> None:
     log = CACHE / "setup.log"
     pip = [str(venv_python()), "-m", "pip", "install", "--disable-pip-version-check", "-c", str(CONSTRAINTS)]
     run_step("Installing torch (the longest step, once)", [*pip, "torch"], log)
-    run_step("Installing torchvision", [*pip, "--no-deps", "torchvision"], log)
+    companions = ["torchvision"] if host == HOST else ["torchvision", "torchaudio"]
+    run_step(f"Installing {' and '.join(companions)}", [*pip, "--no-deps", *companions], log)
     run_step("Installing the host's requirements", [*pip, *_EXTRA, *_host_requirements(host)], log)
     # --no-deps: the pack's own requirement is opencv-python, whose place the headless build takes here.
     run_step("Installing the pack", [*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], log)

@@ -145,7 +145,7 @@ class ShareBias(BiasMethod):
     end_percent = 0.5
     SHARE = 0.9
     FINEST_SELF = 32  # cells of the short side
-    INSIDE, OUTSIDE = 2.0, 4.0  # of logits: untuned, in the range of what is published for regional prompts
+    INSIDE, OUTSIDE = 4.0, 6.0  # of logits: chosen on shapeworld's transformer, not on the released models
     transformers = True
 
     def cross_block(self, block: Block, latent: tuple[int, int]) -> bool:

@@ -137,13 +137,13 @@ def differentiable_model(guider: Any, conds: list[dict], *networks: torch.nn.Mod
         torch.inference_mode(False),
         torch.enable_grad(),
         frozen_weights(network, *grounding(conds), *networks, in_place=in_place),
-        _in_training(),
+        in_training(),
     ):
         yield
 
 
 @contextmanager
-def _in_training() -> Iterator[None]:
+def in_training() -> Iterator[None]:
     """Newer hosts turn positions into rotations with a kernel that has no gradient, unless they believe to train."""
     import comfy.model_management
 
