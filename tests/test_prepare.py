@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import psutil
 import pytest
 from PIL import Image, ImageDraw
 
@@ -84,6 +84,16 @@ def test_datasets_and_our_reader_read_the_result(data, program, form):
         assert one["image"].size == one[column].size == (SIDE, SIDE)
 
 
+def kill_all(process: subprocess.Popen) -> None:
+    """The launcher and its workers, which it has put into sessions of their own: they would go on without it."""
+    launcher = psutil.Process(process.pid)
+    family = [launcher, *launcher.children(recursive=True)] if process.poll() is None else []
+    for member in family:
+        member.kill()
+    psutil.wait_procs(family, timeout=20)
+    process.wait()
+
+
 def test_a_killed_run_of_two_processes_goes_on_to_the_same_result(tmp_path):
     data = write_pictures(tmp_path, 60)
     whole = run(prepare_local_control, data, "whole")
@@ -93,9 +103,7 @@ def test_a_killed_run_of_two_processes_goes_on_to_the_same_result(tmp_path):
     command = [*launch, "-m", "limelight.training.prepare_local_control", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=data, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=data, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             records, limit = data / "killed" / ".limelight", time.monotonic() + 120
             while True:
@@ -105,8 +113,7 @@ def test_a_killed_run_of_two_processes_goes_on_to_the_same_result(tmp_path):
                 assert time.monotonic() < limit, (tmp_path / "log").read_text()
                 time.sleep(0.002)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill_all(process)
     assert 2 <= len(list(records.glob("0*.json"))) < 30, (tmp_path / "log").read_text()
     with pytest.raises(LimelightError, match="not finished"):
         check(data / "killed", ["hint"])

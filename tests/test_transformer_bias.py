@@ -27,7 +27,7 @@ def by_hand(kind, size, bound_highlights, references=0, tokens=TOKENS):
     queries, keys = queries + references, keys + references
     mask = torch.zeros(queries, keys)
     for target in build_targets(bound_highlights, *grid, 0.5):
-        amount = target.strength * (2 * target.attract - 4 * target.suppress).flatten()
+        amount = target.strength * (4 * target.attract - 6 * target.suppress).flatten()
         for token in target.tokens:
             mask[row : row + len(amount), column + token] += amount
     seen = {"calls": 0, "biased": 0}
