@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -144,18 +145,27 @@ def differentiable_model(guider: Any, conds: list[dict], *networks: torch.nn.Mod
 
 @contextmanager
 def in_training() -> Iterator[None]:
-    """Newer hosts turn positions into rotations with a kernel that has no gradient, unless they believe to train."""
+    """Newer hosts turn positions into rotations with kernels that have no gradient: most only unless they believe to
+    train, that of Cosmos Predict2 always, so that their plain forms, which have one, take their places."""
     import comfy.model_management
 
-    if not hasattr(comfy.model_management, "in_training"):
-        yield
-        return
-    before = comfy.model_management.in_training
-    comfy.model_management.in_training = True
+    swaps: list[tuple[Any, str, Any]] = []
+    if hasattr(comfy.model_management, "in_training"):
+        swaps.append((comfy.model_management, "in_training", True))
     try:
+        kernels, plain = (import_module(f"comfy_kitchen{name}") for name in ("", ".backends.eager.rope"))
+        names = [name for name in dir(plain) if "rope" in name and name[0] != "_" and hasattr(kernels, name)]
+        swaps += [(kernels, name, getattr(plain, name)) for name in names]
+    except ImportError:  # an older host
+        pass
+    before = [getattr(owner, name) for owner, name, _ in swaps]
+    try:
+        for owner, name, value in swaps:
+            setattr(owner, name, value)
         yield
     finally:
-        comfy.model_management.in_training = before
+        for (owner, name, _), value in zip(swaps, before, strict=True):
+            setattr(owner, name, value)
 
 
 def grounding(conds: list[dict]) -> list[torch.nn.Module]:
