@@ -11,6 +11,7 @@ from tqdm import tqdm
 from .networks import LATENT_SIDE, SCALING, Vocabulary
 from .scenes import random_scene, render, render_mask
 
+CAPTION_DROPOUT = 0.1
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -75,3 +76,17 @@ def cached_grounding(work: Path, rows: torch.Tensor, vocabulary: Vocabulary) -> 
         save(path, masks=masks, columns=columns)
     cache = torch.load(path, weights_only=True)
     return cache["masks"], cache["columns"]
+
+
+def draw(
+    latents: torch.Tensor, rows: torch.Tensor, empty: torch.Tensor, batch: int, generator: torch.Generator
+) -> tuple[torch.Tensor, ...]:
+    """A batch of the cached scenes. empty: the token rows of no prompt, which some get in place of their own.
+
+    -> which scenes (B,), clean latents and noise (B, 4, 16, 16), token rows (B, 77), which have none (B, 1).
+    """
+    chosen = torch.randint(len(latents), (batch,), generator=generator)
+    clean = latents[chosen].float().to(DEVICE)
+    dropped = torch.rand(batch, 1, generator=generator) < CAPTION_DROPOUT
+    noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
+    return chosen, clean, noise, torch.where(dropped, empty, rows[chosen]), dropped

@@ -16,7 +16,6 @@ from diffusers import DDPMScheduler
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 COOLDOWN = 0.2  # last share of the steps, over which the learning rate falls to zero
-CAPTION_DROPOUT = 0.1
 SNR_CAP = 5.0
 GROUNDING = 0.05  # weight of the loss on cross-attention maps
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from .data import DEVICE, autocast, cached_grounding, cached_latents, save, to_unit
+from .data import DEVICE, autocast, cached_grounding, cached_latents, draw, save, to_unit
 from .holes import random_hole
 from .networks import SCALING, Vocabulary, widened
 from .scenes import random_scene, render
@@ -26,7 +26,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from transformers import CLIPTextModel
 
-from .descent import CAPTION_DROPOUT, GROUNDING, SCHEDULE, Resumed, descend, importance, learning_rate, set_rate
+from .descent import GROUNDING, SCHEDULE, Resumed, descend, importance, learning_rate, set_rate
 from .grounding import grounding_loss, record
 
 PAIRS = 10_000  # scenes that get a hole, the first of the cached ones
@@ -90,14 +90,12 @@ def train_inpaint(work: Path, steps: int, batch: int, base_rate: float, tokenize
     average, average_grounding = 0.05, 0.1
     for step, bar in run.steps("inpaint", steps, 100, export):
         set_rate(optimizer, learning_rate(base_rate, step, steps))
-        chosen = torch.randint(len(holes), (batch,), generator=generator)
-        clean, given = latents[chosen].float().to(DEVICE), holes[chosen].float().to(DEVICE)
-        dropped = torch.rand(batch, 1, generator=generator) < CAPTION_DROPOUT
-        noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
+        chosen, clean, noise, tokens, dropped = draw(latents[: len(holes)], rows, empty, batch, generator)
+        given = holes[chosen].float().to(DEVICE)
         timesteps = torch.multinomial(density, batch, replacement=True, generator=generator)
         noisy = noise_schedule.add_noise(clean, noise, timesteps.to(DEVICE))
         with autocast():
-            context = text(torch.where(dropped, empty, rows[chosen]).to(DEVICE)).last_hidden_state
+            context = text(tokens.to(DEVICE)).last_hidden_state
             predicted = unet(torch.cat([noisy, given], 1), timesteps.to(DEVICE), context).sample
         loss = F.mse_loss(predicted.float(), noise)
         named = torch.where(dropped, -1, columns[chosen]).to(DEVICE)

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .data import DEVICE, autocast, cached_grounding, cached_latents, scenes, to_unit
+from .data import DEVICE, autocast, cached_grounding, cached_latents, draw, scenes, to_unit
 from .networks import (
     LATENT_SIDE,
     SCALING,
@@ -44,7 +44,6 @@ from diffusers.training_utils import EMAModel
 from transformers import CLIPTextModel
 
 from .descent import (
-    CAPTION_DROPOUT,
     COOLDOWN,
     GROUNDING,
     SCHEDULE,
@@ -169,11 +168,7 @@ def train_unet(work: Path, steps: int, batch: int, base_rate: float, tokenizer: 
     average, average_grounding = 1.0, 0.3
     for step, bar in run.steps("unet", steps, 200):
         set_rate(optimizer, learning_rate(base_rate, step, steps))
-        chosen = torch.randint(len(latents), (batch,), generator=generator)
-        clean = latents[chosen].float().to(DEVICE)
-        dropped = torch.rand(batch, 1, generator=generator) < CAPTION_DROPOUT
-        tokens = torch.where(dropped, empty, rows[chosen])
-        noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
+        chosen, clean, noise, tokens, dropped = draw(latents, rows, empty, batch, generator)
         timesteps = torch.multinomial(density, batch, replacement=True, generator=generator)
         noisy = noise_schedule.add_noise(clean, noise, timesteps.to(DEVICE))
         with autocast():

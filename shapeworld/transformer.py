@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from ..guidance.attention.probe import in_training
 from ..tools.in_process import import_host
-from .data import DEVICE, autocast, cached_grounding, cached_latents
+from .data import DEVICE, autocast, cached_grounding, cached_latents, draw
 from .networks import LATENT_SIDE, SCALING, TEXT_WIDTH, Vocabulary
 
 # isort: split
@@ -27,7 +27,7 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import save_model
 from transformers import CLIPTextModel
 
-from .descent import CAPTION_DROPOUT, Resumed, descend, learning_rate, set_rate
+from .descent import Resumed, descend, learning_rate, set_rate
 from .grounding import grounding_loss
 
 CONFIG = {
@@ -153,11 +153,7 @@ def train_transformer(
     for step, bar in run.steps("transformer", steps, 200):
         for optimizer in (muon, adamw):
             set_rate(optimizer, learning_rate(base_rate, step, steps))
-        chosen = torch.randint(len(latents), (batch,), generator=generator)
-        clean = latents[chosen].float().to(DEVICE)
-        dropped = torch.rand(batch, 1, generator=generator) < CAPTION_DROPOUT
-        tokens = torch.where(dropped, empty, rows[chosen])
-        noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
+        chosen, clean, noise, tokens, dropped = draw(latents, rows, empty, batch, generator)
         sigma = torch.randn(batch, generator=generator).sigmoid().to(DEVICE)
         sigma = SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
         level = sigma[:, None, None, None]

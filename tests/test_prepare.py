@@ -86,8 +86,10 @@ def test_datasets_and_our_reader_read_the_result(data, program, form):
 
 def kill_all(process: subprocess.Popen) -> None:
     """The launcher and its workers, which it has put into sessions of their own: they would go on without it."""
-    launcher = psutil.Process(process.pid)
-    family = [launcher, *launcher.children(recursive=True)] if process.poll() is None else []
+    family = []
+    if process.poll() is None:
+        launcher = psutil.Process(process.pid)
+        family = [launcher, *launcher.children(recursive=True)]
     for member in family:
         member.kill()
     psutil.wait_procs(family, timeout=20)

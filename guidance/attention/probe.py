@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -143,21 +144,26 @@ def differentiable_model(guider: Any, conds: list[dict], *networks: torch.nn.Mod
         yield
 
 
+@cache
+def _plain_kernels() -> list[tuple[Any, str, Any]]:
+    """Where newer hosts find their kernels for positions: owner, name, and the plain form."""
+    try:
+        kernels, plain = (import_module(f"comfy_kitchen{name}") for name in ("", ".backends.eager.rope"))
+    except ImportError:  # an older host
+        return []
+    names = [name for name in dir(plain) if "rope" in name and name[0] != "_" and hasattr(kernels, name)]
+    return [(kernels, name, getattr(plain, name)) for name in names]
+
+
 @contextmanager
 def in_training() -> Iterator[None]:
     """Newer hosts turn positions into rotations with kernels that have no gradient: most only unless they believe to
     train, that of Cosmos Predict2 always, so that their plain forms, which have one, take their places."""
     import comfy.model_management
 
-    swaps: list[tuple[Any, str, Any]] = []
+    swaps = list(_plain_kernels())
     if hasattr(comfy.model_management, "in_training"):
         swaps.append((comfy.model_management, "in_training", True))
-    try:
-        kernels, plain = (import_module(f"comfy_kitchen{name}") for name in ("", ".backends.eager.rope"))
-        names = [name for name in dir(plain) if "rope" in name and name[0] != "_" and hasattr(kernels, name)]
-        swaps += [(kernels, name, getattr(plain, name)) for name in names]
-    except ImportError:  # an older host
-        pass
     before = [getattr(owner, name) for owner, name, _ in swaps]
     try:
         for owner, name, value in swaps:
