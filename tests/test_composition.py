@@ -7,9 +7,9 @@ import itertools
 
 import pytest
 import torch
+from foreign_models import control_net
 from guided_runs import BAR, CIRCLE, EVERYWHERE, conditioning, lora_hook, noise, sample, untouched
 from guided_runs import attach as guide
-from test_promises import control_net
 
 from limelight.guidance.attention import bias
 from limelight.guidance.attention.architectures.unet import all_blocks

@@ -95,7 +95,7 @@ def test_the_stock_node_uses_the_model_and_adds_boxes(tiny_sd15, core_nodes, gli
 
 
 def test_settings_and_inputs_that_cannot_be(tiny_sd15, nodes, ground, gligen, clip_l, clip_sdxl):
-    from test_promises import grounding as stock_model
+    from foreign_models import grounding as stock_model
 
     positive, negative = conditioning(CIRCLE), conditioning(seed=9)
     execute = nodes.LimelightHighlightGLIGEN.execute
@@ -134,7 +134,7 @@ def test_the_wrong_base_is_an_error_before_sampling(tiny_sd15, make_sd15, ground
 
 
 def test_a_stock_node_behind_with_another_model(tiny_sd15, core_nodes, ground, clip_l):
-    from test_promises import grounding as stock_model
+    from foreign_models import grounding as stock_model
 
     positive, negative = ground(conditioning(CIRCLE))
     with torch.inference_mode():

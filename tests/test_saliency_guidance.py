@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from foreign_models import control_net
 from guided_runs import conditioning, lora_hook, noise, sample, untouched
-from test_promises import control_net
 
 from limelight.guidance import nudge
 from limelight.guidance.errors import LimelightError

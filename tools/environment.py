@@ -161,6 +161,8 @@ def install(host: Path) -> None:
     run_step("Installing torch (the longest step, once)", [*pip, "torch"], log)
     companions = ["torchvision"] if host == HOST else ["torchvision", "torchaudio"]
     run_step(f"Installing {' and '.join(companions)}", [*pip, "--no-deps", *companions], log)
+    if "torchaudio" in companions:  # beside a torch of another build it would fail in the middle of other imports
+        run_step("Loading torchaudio beside this torch", [str(venv_python()), "-c", "import torchaudio"], log)
     run_step("Installing the host's requirements", [*pip, *_EXTRA, *_host_requirements(host)], log)
     # --no-deps: the pack's own requirement is opencv-python, whose place the headless build takes here.
     run_step("Installing the pack", [*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], log)
