@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from adapter_weights import NARROW, full
@@ -179,6 +181,15 @@ def test_animatediff_windows():
     assert close(found, call(applied(adapter(SD), picture), noise(2, 4, 16, 16)))
 
 
+@pytest.mark.parametrize(("anchor", "images"), [(None, [3, 4]), (-1, [3, 4]), (2, [2, 3, 4])])
+def test_the_image_before_a_window(anchor, images):
+    """Newer hosts put it in front of the window's own."""
+    picture, x = hint(128, count=6), noise(6, 4, 16, 16)
+    window = SimpleNamespace(dim=0, index_list=[3, 4], causal_anchor_index=anchor)
+    found = call(applied(adapter(SD), picture), x[images], context_window=window)
+    assert close(found, call(applied(adapter(SD), picture[images]), x[images]))
+
+
 def test_context_windows_of_the_host(tiny):
     """A batch of 6 in windows of 4: each window gets its own hints and masks."""
     import comfy.context_windows as windows
@@ -195,16 +206,19 @@ def test_context_windows_of_the_host(tiny):
 
     def watch(x, t, cond, chunks, options):
         made = original(x, t, cond, chunks, options)
-        found.append((options["context_window"].index_list, chunks, entries(made)["input", 1]))
+        window = options["context_window"]
+        anchor = getattr(window, "causal_anchor_index", None)  # an image more, in newer hosts
+        images = [*window.index_list] if anchor is None else [anchor, *window.index_list]
+        found.append((tuple(window.index_list), images, chunks, entries(made)["input", 1]))
         return made
 
     control.get_control = watch
     # as many noise levels as images: the host's handler compares the two, and can do so only then
     run(model, *prompts(tiny, control), noise(6, 4, 16, 16), steps=5)
-    assert {tuple(listed) for listed, _, _ in found} == {(0, 1, 2, 3), (2, 3, 4, 5)}
-    for listed, chunks, value in found:
-        assert len(value) == 4 * chunks
-        for row, image in enumerate(listed * chunks):
+    assert {listed for listed, *_ in found} == {(0, 1, 2, 3), (2, 3, 4, 5)}
+    for _, images, chunks, value in found:
+        assert len(value) == len(images) * chunks
+        for row, image in enumerate(images * chunks):
             where = (value[row] != 0).any(0).any(0).nonzero().flatten().tolist()
             assert where == [c for c in range(16) if masks[image, 0, 8 * c : 8 * c + 8].any()]
 

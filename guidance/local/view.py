@@ -72,6 +72,9 @@ def frames(count: int, options: dict) -> tuple[int, ...]:
     """Which images of the whole batch a call with `count` of them sees."""
     window = options.get("context_window")
     listed = getattr(window, "index_list", None) if getattr(window, "dim", 0) == 0 else None
+    anchor = getattr(window, "causal_anchor_index", None)  # newer hosts: one more image, before those of the window
+    if listed is not None and anchor is not None and anchor >= 0:
+        listed = [anchor, *listed]
     if listed is None:
         listed = (options.get("ad_params") or {}).get("sub_idxs")
     if listed is not None and len(listed) == count:
