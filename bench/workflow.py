@@ -115,6 +115,7 @@ def on_shapeworld(workflow: dict, side: int = 128, stand_in: str = "") -> dict:
             node.update(type=loader, widgets_values=[], properties={})
         elif node["type"] in LOADERS:
             values[0] = trained(values[0]) or stand_in or values[0]
+            node["properties"].pop("models", None)  # where the user's file is to be had
         elif node["type"] == "LoadImage":
             node["widgets_values"] = [PRODUCT.name, "image"]
         elif node["type"] == "Canny":

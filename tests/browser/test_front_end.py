@@ -1,8 +1,10 @@
-"""The example workflows, opened in the host's own front end by a real browser."""
+"""The example workflows, opened in the host's own front ends by a real browser."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from pathlib import Path
 
 import pytest
 from browser_pages import open_graph, screenshot
@@ -12,13 +14,40 @@ from limelight.tools.browser import open_front_end
 from limelight.tools.in_process import ROOT
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+FILES = ("controlnet/gazefusion-sd21.safetensors", "../input/example.png")  # that no workflow says where to get
+SEEN = 700  # milliseconds after which the newer front end has marked the nodes whose files are not there
+
+
+@contextlib.contextmanager
+def files_of_workflows(base: Path):
+    """Empty files by the names of all that the workflows load: opening a graph reads none of them."""
+    nodes = [node for path in WORKFLOWS for node in load_workflow(path)["nodes"]]
+    declared = [model for node in nodes for model in node["properties"].get("models", ())]
+    names = {f"{model['directory']}/{model['name']}" for model in declared} | {*FILES}
+    made = [path for path in sorted(base / "models" / name for name in names) if not path.exists()]
+    for path in made:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    yield
+    for path in made:
+        path.unlink()
+
+
+@pytest.fixture(scope="module", params=["classic-1.32", "vue-1.58"])
+def front_end(request, chromium):
+    """-> the server, and whether to open it with Nodes 2.0."""
+    renderer, version = request.param.split("-")
+    return request.getfixturevalue("server" if version == "1.32" else "newer_server"), renderer == "vue"
 
 
 @pytest.fixture(scope="module")
-def page(server, chromium):
-    tab = open_front_end(chromium, server)
-    yield tab
-    tab.close()
+def page(front_end, chromium):
+    """The front end of a user who has all that the workflows load."""
+    server, vue = front_end
+    with files_of_workflows(server.base):
+        tab = open_front_end(chromium, server, vue=vue)
+        yield tab
+        tab.close()
 
 
 # Pairs of nodes that lie over each other.
@@ -26,29 +55,32 @@ OVERLAPS = """() => app.graph.nodes.flatMap((a, i) => app.graph.nodes.slice(i + 
   const [one, other] = [a.boundingRect, b.boundingRect]
   return [0, 1].every(k => one[k] < other[k] + other[k + 2] && other[k] < one[k] + one[k + 2])
 }).map(b => [a.title, b.title]))"""
-DIALOG = ".p-dialog:has-text('missing')"
+# What the front ends say of a graph that lacks something: a dialog (1.32), a notice with a button (1.45, 1.58).
+NOTICE = ".p-dialog:has-text('missing'), button:has-text('See Errors'), button:has-text('View details')"
 
 
 def broken_nodes(page) -> list[str]:
-    """-> the open graph's nodes that the front end has no definition for; notes, which are its own, need none."""
+    """-> the open graph's nodes that the front end has no definition for, or no file; notes, its own, need none."""
+    page.wait_for_timeout(SEEN)
     broken = "n => !n.isVirtualNode && (n.has_errors || !n.constructor.nodeData)"
     return page.evaluate(f"() => app.graph.nodes.filter({broken}).map(n => n.type)")
 
 
-def test_front_end_knows_the_nodes(page, server):
-    ours = [k for k, v in server.client.object_info().items() if v["python_module"] == "custom_nodes.limelight"]
+def test_front_end_knows_the_nodes(page, front_end):
+    info = front_end[0].client.object_info()
+    ours = [key for key, value in info.items() if value["python_module"] == "custom_nodes.limelight"]
     known = page.evaluate("ids => ids.filter(id => id in LiteGraph.registered_node_types)", ours)
     assert ours and known == ours
     assert not page.problems
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_workflow_opens(page, server, path):
+def test_workflow_opens(page, front_end, path):
     graph = json.loads(path.read_text(encoding="utf-8"))
     prompt = open_graph(page, graph)
-    screenshot(page, path.stem)
-    assert page.locator(DIALOG).count() == 0
     assert broken_nodes(page) == []
+    assert page.locator(NOTICE).count() == 0
+    screenshot(page, f"{path.stem}-{'vue' if front_end[1] else 'classic'}")
     assert page.evaluate(OVERLAPS) == []
     types = [node["type"] for node in graph["nodes"]]
     assert sorted(page.evaluate("() => app.graph.nodes.map(node => node.type)")) == sorted(types)
@@ -56,7 +88,7 @@ def test_workflow_opens(page, server, path):
     assert ours and ours <= {node["class_type"] for node in prompt.values()}
     # The benches and the demo convert the same file without a browser: both must queue the same prompt, but for
     # widgets of the front end's own that the host does not know (the text of Preview Any).
-    info = server.client.object_info()
+    info = front_end[0].client.object_info()
     queued = {}
     for key, node in prompt.items():
         known = {name for group in info[node["class_type"]]["input"].values() for name in group}
@@ -71,4 +103,23 @@ def test_a_missing_node_would_be_noticed(page):
     node |= {"inputs": [], "outputs": [], "properties": {}, "widgets_values": []}
     open_graph(page, {"last_node_id": 1, "last_link_id": 0, "nodes": [node], "links": [], "version": 0.4})
     assert broken_nodes(page) == ["NoSuchNode"]
-    assert page.locator(DIALOG).count() == 1
+    assert page.locator(NOTICE).count() == 1
+    page.keyboard.press("Escape")
+
+
+def test_missing_models_are_offered_for_download(page, front_end):
+    graph = load_workflow(ROOT / "workflows" / "product_background_sd2.json")
+    declared = [(node, model) for node in graph["nodes"] for model in node["properties"].get("models", ())]
+    for node, model in declared:
+        at = node["widgets_values"].index(model["name"])
+        model["name"] = node["widgets_values"][at] = f"not-there-{Path(model['name']).name}"
+    open_graph(page, graph)
+    notice = page.locator(NOTICE).last
+    notice.wait_for()
+    if notice.evaluate("element => element.tagName") == "BUTTON":
+        notice.click()
+    assert len(declared) == 2
+    for _, model in declared:
+        page.get_by_text(model["name"]).last.wait_for()
+    assert page.get_by_role("button", name="Download").count() >= len(declared)
+    screenshot(page, f"missing-models-{'vue' if front_end[1] else 'classic'}")
