@@ -10,6 +10,7 @@ import torch
 
 from limelight.guidance.attention.recording import Recorded, Recording, Step
 from limelight.guidance.errors import LimelightError
+from limelight.tools.client import cached_nodes
 
 LEFT, RIGHT = [0.1, 0.25, 0.4, 0.75], [0.6, 0.25, 0.9, 0.75]
 
@@ -269,7 +270,7 @@ def test_record_preview_and_score_in_the_host(server):
         outputs = entry["outputs"]
         assert len(outputs["9"]["images"]) == 4  # a sheet and a curve for each image
         tables += outputs.get("10", {"text": []})["text"]
-        cached.append({node for event, told in entry["status"]["messages"] for node in told.get("nodes") or ()})
+        cached.append(cached_nodes(entry["status"]["messages"]))
         runs.append(outputs["11"]["text"][0])
     assert [len(lines.splitlines()) for lines in runs] == [8, 8, 2]
     assert len(tables) >= 2 and all("mean" in table for table in tables)

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load, load_file
 
 from limelight.bench.workflow import widgets
-from limelight.tools.client import WorkflowError
+from limelight.tools.client import WorkflowError, cached_nodes
 from limelight.tools.in_process import ROOT, host_path
 from limelight.tools.in_process_host import InProcessHost
 from limelight.tools.server import HostServer
@@ -88,8 +88,7 @@ def filled(prompt: dict[str, dict], info: dict) -> dict[str, dict]:
 
 def written(outputs: dict, messages: list) -> dict:
     """The file that SaveLatent says it has written. messages: what the host said of the run."""
-    cached = {node for event, told in messages if event == "execution_cached" for node in told["nodes"]}
-    assert "sampler" not in cached
+    assert "sampler" not in cached_nodes(messages)
     return outputs["save"]["latents"][0]
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from stand_ins import STAND_IN
 
 from limelight.bench.workflow import BYPASSED, load_workflow, of_type, on_shapeworld, source_of, to_prompt
+from limelight.tools.client import cached_nodes
 from limelight.tools.in_process import ROOT
 from limelight.tools.thumbnails import GAP, SIDE
 
@@ -54,10 +55,11 @@ def test_every_thumbnail_has_its_workflow():
 
 
 def run(server, prompt: dict) -> dict[str, np.ndarray]:
-    """-> the pictures of each SaveImage node, by its key; the host leaves out those that are as in the last run."""
-    outputs = server.client.run_workflow(prompt)["outputs"]
-    found = {}
-    for key in [key for key in outputs if prompt[key]["class_type"] == "SaveImage"]:
+    """-> the pictures of each SaveImage node that ran, by its key: not those that are as in the last run."""
+    entry = server.client.run_workflow(prompt)
+    outputs, found = entry["outputs"], {}
+    ran = outputs.keys() - cached_nodes(entry["status"]["messages"])
+    for key in [key for key in outputs if key in ran and prompt[key]["class_type"] == "SaveImage"]:
         pictures = [Image.open(io.BytesIO(server.client.file(item))) for item in outputs[key]["images"]]
         for picture in pictures:
             assert picture.size == (128, 128) and np.asarray(picture).std() > 0

@@ -87,6 +87,14 @@ class HostClient:
         return [self.file(item) for output in entry["outputs"].values() for item in output.get("images", [])]
 
 
+def cached_nodes(messages: list) -> set[str]:
+    """-> the nodes of a run that the host took from an earlier one. messages: those of its status.
+
+    Newer hosts tell once more what such nodes had shown; older ones leave them out of the outputs.
+    """
+    return {node for event, told in messages if event == "execution_cached" for node in told["nodes"]}
+
+
 def failure(status: dict[str, Any]) -> str:
     """-> what went wrong, in the host's words, from the status of a run that did not succeed."""
     for event, data in status["messages"]:
