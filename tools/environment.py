@@ -159,10 +159,12 @@ def install(host: Path) -> None:
     log = CACHE / "setup.log"
     pip = [str(venv_python()), "-m", "pip", "install", "--disable-pip-version-check", "-c", str(CONSTRAINTS)]
     run_step("Installing torch (the longest step, once)", [*pip, "torch"], log)
-    companions = ["torchvision"] if host == HOST else ["torchvision", "torchaudio"]
-    run_step(f"Installing {' and '.join(companions)}", [*pip, "--no-deps", *companions], log)
-    if "torchaudio" in companions:  # beside a torch of another build it would fail in the middle of other imports
-        run_step("Loading torchaudio beside this torch", [str(venv_python()), "-c", "import torchaudio"], log)
+    run_step("Installing torchvision", [*pip, "--no-deps", "torchvision"], log)
+    if host != HOST:
+        run_step("Installing torchaudio", [*pip, "--no-deps", "torchaudio"], log)
+        # Built for another torch it would fail in the middle of imports that do without it where there is none.
+        if subprocess.run([str(venv_python()), "-c", "import torchaudio"], capture_output=True).returncode:
+            run_step("Removing torchaudio, built for another torch", [*pip[:3], "uninstall", "-y", "torchaudio"], log)
     run_step("Installing the host's requirements", [*pip, *_EXTRA, *_host_requirements(host)], log)
     # --no-deps: the pack's own requirement is opencv-python, whose place the headless build takes here.
     run_step("Installing the pack", [*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], log)
