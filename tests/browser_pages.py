@@ -56,6 +56,12 @@ PEN = """([points, type]) => {
 }"""
 
 
+def front_end_of(request) -> tuple[Any, bool]:
+    """A fixture's parameter, such as "vue-1.58" -> the server of that front end, and whether to use Nodes 2.0."""
+    renderer, version = request.param.split("-")
+    return request.getfixturevalue("server" if version == "1.32" else "newer_server"), renderer == "vue"
+
+
 def open_graph(page, graph: dict) -> dict:
     """Open a saved graph as the front end's own "Open" does; -> the API prompt that it would queue."""
     page.evaluate("graph => app.loadGraphData(graph)", graph)

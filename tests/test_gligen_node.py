@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from foreign_models import grounding as stock_model
 from gligen_runs import differ, sample
 from gligen_weights import gligen_of, in_diffusers, random_gligen
 from guided_runs import BAR, CIRCLE, attach, conditioning, look, lora_hook, noise, prepared
@@ -95,8 +96,6 @@ def test_the_stock_node_uses_the_model_and_adds_boxes(tiny_sd15, core_nodes, gli
 
 
 def test_settings_and_inputs_that_cannot_be(tiny_sd15, nodes, ground, gligen, clip_l, clip_sdxl):
-    from foreign_models import grounding as stock_model
-
     positive, negative = conditioning(CIRCLE), conditioning(seed=9)
     execute = nodes.LimelightHighlightGLIGEN.execute
     for change, words in (
@@ -134,8 +133,6 @@ def test_the_wrong_base_is_an_error_before_sampling(tiny_sd15, make_sd15, ground
 
 
 def test_a_stock_node_behind_with_another_model(tiny_sd15, core_nodes, ground, clip_l):
-    from foreign_models import grounding as stock_model
-
     positive, negative = ground(conditioning(CIRCLE))
     with torch.inference_mode():
         apply = core_nodes["GLIGENTextBoxApply"]().append

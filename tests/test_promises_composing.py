@@ -101,6 +101,15 @@ def test_loras_on_the_conditioning(tiny_sd15):
     assert torch.equal(before, sample(tiny_sd15, conditioning(CIRCLE)))
 
 
+def assert_acts_and_is_left_alone(model, positive: list, network: torch.nn.Module) -> None:
+    """network: what hangs on the conditioning of CIRCLE and BAR."""
+    plain = sample(model, positive)
+    assert moved(sample(model, conditioning(CIRCLE, BAR)), plain)
+    assert moved(plain, sample(attach(model), positive))
+    assert torch.equal(plain, sample(model, positive))
+    assert not any("forward" in module.__dict__ for module in network.modules())
+
+
 def test_a_control_net_is_a_constant_of_the_guided_pass(tiny_sd15):
     x = noise(1, 4, 16, 16) * 5
     control = control_net(tiny_sd15, torch.rand(1, 3, 128, 128))
@@ -109,11 +118,7 @@ def test_a_control_net_is_a_constant_of_the_guided_pass(tiny_sd15):
     found = look(prepared(tiny_sd15, positive, x), x)
     assert not torch.allclose(found.losses, free.losses)
     assert found.gradient.isfinite().all()
-    plain = sample(tiny_sd15, positive)
-    assert moved(sample(tiny_sd15, conditioning(CIRCLE, BAR)), plain)
-    assert moved(plain, sample(attach(tiny_sd15), positive))
-    assert torch.equal(plain, sample(tiny_sd15, positive))
-    assert not any("forward" in module.__dict__ for module in control.control_model.modules())
+    assert_acts_and_is_left_alone(tiny_sd15, positive, control.control_model)
 
 
 def test_stock_gligen(tiny_sd15):
@@ -121,11 +126,7 @@ def test_stock_gligen(tiny_sd15):
     with torch.inference_mode():
         boxes = [(torch.randn(1, 64), 6, 6, 1, 1)]
     positive = conditioning(CIRCLE, BAR, gligen=("position", patcher, boxes))
-    plain = sample(tiny_sd15, positive)
-    assert moved(sample(tiny_sd15, conditioning(CIRCLE, BAR)), plain)
-    assert moved(plain, sample(attach(tiny_sd15), positive))
-    assert torch.equal(plain, sample(tiny_sd15, positive))
-    assert not any("forward" in module.__dict__ for module in patcher.model.modules())
+    assert_acts_and_is_left_alone(tiny_sd15, positive, patcher.model)
 
 
 # Regional prompts and other guiders -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from browser_pages import open_bare
+from browser_pages import front_end_of, open_bare
 from stand_ins import STAND_IN
 from stand_ins import write as write_stand_ins
 
@@ -84,10 +84,9 @@ def bare_page(chromium, web_url):
 @pytest.fixture(scope="session", params=["classic-1.32", "vue-1.32", "classic-1.58", "vue-1.58"])
 def front_end_page(request, chromium):
     """The front end in one renderer and version. -> page with `kind`, `vue`, `server`."""
-    renderer, front_end = request.param.split("-")
-    server = request.getfixturevalue("server" if front_end == "1.32" else "newer_server")
-    tab = open_front_end(chromium, server, vue=renderer == "vue")
-    tab.kind, tab.vue, tab.server = request.param, renderer == "vue", server
+    server, vue = front_end_of(request)
+    tab = open_front_end(chromium, server, vue=vue)
+    tab.kind, tab.vue, tab.server = request.param, vue, server
     yield tab
     assert tab.problems == []
     tab.close()

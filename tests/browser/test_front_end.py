@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from browser_pages import open_graph, screenshot
+from browser_pages import front_end_of, open_graph, screenshot
 
 from limelight.bench.workflow import load_workflow, to_prompt
 from limelight.tools.browser import open_front_end
@@ -28,16 +28,17 @@ def files_of_workflows(base: Path):
     for path in made:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    yield
-    for path in made:
-        path.unlink()
+    try:
+        yield
+    finally:
+        for path in made:
+            path.unlink()
 
 
 @pytest.fixture(scope="module", params=["classic-1.32", "vue-1.58"])
-def front_end(request, chromium):
+def front_end(request):
     """-> the server, and whether to open it with Nodes 2.0."""
-    renderer, version = request.param.split("-")
-    return request.getfixturevalue("server" if version == "1.32" else "newer_server"), renderer == "vue"
+    return front_end_of(request)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,8 @@ def test_a_missing_node_would_be_noticed(page):
     node |= {"inputs": [], "outputs": [], "properties": {}, "widgets_values": []}
     open_graph(page, {"last_node_id": 1, "last_link_id": 0, "nodes": [node], "links": [], "version": 0.4})
     assert broken_nodes(page) == ["NoSuchNode"]
+    if page.evaluate("window.__COMFYUI_FRONTEND_VERSION__") != "1.45.21":  # it marks the node and says no more
+        assert page.locator(NOTICE).count() == 1
     page.keyboard.press("Escape")  # the older front end says so in a dialog
 
 
